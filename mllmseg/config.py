@@ -1,0 +1,171 @@
+"""Every setting, as frozen pydantic models read from YAML with dotted overrides.
+
+A fact has one home: what the model is lives in `ModelConfig` (saved beside each checkpoint), how it is trained in
+`TrainConfig`. Unknown keys raise with the closest known one.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any, Literal, Self
+
+import pydantic
+import yaml
+
+from mllmseg.errors import ConfigError
+from mllmseg.registry import did_you_mean
+
+
+class Config(pydantic.BaseModel):
+    """Base of all settings: frozen, no unknown keys."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], *, source: str = "configuration") -> Self:
+        """Validates `values`. Raises ConfigError naming `source`, the key and what was expected."""
+        try:
+            return cls.model_validate(values)
+        except pydantic.ValidationError as error:
+            raise ConfigError(_explain(error, cls, source)) from error
+
+    @classmethod
+    def from_yaml(cls, path: str | os.PathLike[str], overrides: list[str] | None = None) -> Self:
+        """Reads a YAML file, then applies `key.sub=value` overrides (values are YAML).
+
+        Raises:
+            ConfigError: the file is missing or no mapping, or a key or value does not fit.
+        """
+        path = pathlib.Path(path)
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such configuration file")
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path}: not valid YAML: {error}") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path}: expected a mapping at the top, found {type(values).__name__}")
+        for override in overrides or []:
+            _apply_override(values, override)
+        return cls.from_dict(values, source=str(path))
+
+    def to_yaml(self, path: str | os.PathLike[str]) -> None:
+        """Writes the resolved settings; `from_yaml` reads them back equal."""
+        pathlib.Path(path).write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator:
+        raise ConfigError(f"override '{override}' is not of the form key.sub=value")
+    node = values
+    *parents, last = key.split(".")
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"override '{override}': '{parent}' holds a value, not a section")
+    node[last] = yaml.safe_load(text)
+
+
+def _explain(error: pydantic.ValidationError, cls: type[Config], source: str) -> str:
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            lines.append(f"unknown key '{key}': {did_you_mean(str(item['loc'][-1]), _keys_at(cls, item['loc'][:-1]))}")
+        else:
+            lines.append(f"'{key}' = {item.get('input')!r}: {item['msg']}")
+    return f"{source}: " + "; ".join(lines)
+
+
+def _keys_at(cls: type[Config], loc: tuple[int | str, ...]) -> list[str]:
+    for part in loc:
+        inner = cls.model_fields[str(part)].annotation if str(part) in cls.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, Config)):
+            break
+        cls = inner
+    return list(cls.model_fields)
+
+
+class SamConfig(Config):
+    """Which SAM. `checkpoint`: `mllmseg:<name>`, a path, or None for random weights (tests)."""
+
+    encoder: Literal["tiny_vit", "vit_b", "vit_l", "vit_h"] = "tiny_vit"
+    checkpoint: str | None = "mllmseg:mobile_sam"
+
+
+class SuperpixelConfig(Config):
+    """How SAM's masks become a partition (design: points → masks → filter → NMS → partition → budget)."""
+
+    points_per_side: int = pydantic.Field(16, ge=1, le=64)
+    pred_iou_threshold: float = 0.80
+    stability_threshold: float = 0.85
+    nms_threshold: float = 0.70
+    partition: Literal["carve", "coarse_first"] = "carve"
+    min_region_fraction: float = pydantic.Field(0.005, ge=0, lt=1)
+    max_overlap: float = 0.3
+    min_tokens: int = pydantic.Field(1, ge=1)
+    max_tokens: int = pydantic.Field(64, ge=1)
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    points_per_batch: int = pydantic.Field(16, ge=1)
+
+
+class VisionTowerConfig(Config):
+    """Which patch features. `checkpoint`: `mllmseg:<name>`, a folder or hub id, or None for random weights (tests)."""
+
+    name: Literal["dinov2", "sam"] = "dinov2"
+    checkpoint: str | None = "mllmseg:dinov2s"
+    image_size: int = pydantic.Field(518, ge=14)
+    patch_size: int = 14
+    hidden_size: int = 384
+    overrides: dict[str, Any] = {}
+
+
+class ProjectorConfig(Config):
+    """How patch features become visual tokens."""
+
+    name: Literal["semantic", "mlp", "average", "resampler"] = "semantic"
+    hidden_size: int = 512
+    sspe: bool = True
+    ssa: bool = True
+    num_heads: int = 8
+    num_tokens: int = 36  # `average` and `resampler`: how many tokens (a square for `average`)
+
+
+class LoraConfig(Config):
+    """Low-rank adapters on the language model; `r` 0 switches them off."""
+
+    r: int = pydantic.Field(8, ge=0)
+    alpha: int = 16
+    dropout: float = 0.05
+    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+
+
+class LanguageModelConfig(Config):
+    """Which causal LM. `name`: `mllmseg:<name>`, a folder or a hub id."""
+
+    name: str = "mllmseg:smollm2"
+    lora: LoraConfig = LoraConfig()
+    system_prompt: str = "You answer questions about a picture and point at things in it."
+
+
+class HeadConfig(Config):
+    """From the [SEG] hidden state to SAM's prompts."""
+
+    hidden_size: int = 256
+    num_layers: int = 2
+    num_heads: int = 8
+    pointer: bool = True
+    dense_prior: bool = True
+
+
+class ModelConfig(Config):
+    """The whole model; saved as `config.yaml` beside each checkpoint."""
+
+    sam: SamConfig = SamConfig()
+    superpixels: SuperpixelConfig = SuperpixelConfig()
+    vision_tower: VisionTowerConfig = VisionTowerConfig()
+    projector: ProjectorConfig = ProjectorConfig()
+    language_model: LanguageModelConfig = LanguageModelConfig()
+    head: HeadConfig = HeadConfig()
