@@ -138,3 +138,37 @@ class VisualTokens(_Movable):
 
     tokens: Tensor
     assignment: Tensor
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question and its answer; an answer about the picture starts with `[SEG]` or `[REJ]`."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class PackedText(_Movable):
+    """One image's prefix (system prompt, visual placeholders) followed by branches that do not see each other.
+
+    A branch is a conversation about the image. All branches share the prefix, so its visual tokens are computed
+    once for all the questions of a training sample or a batch of queries.
+
+    Attributes:
+        input_ids: `[T]` int64.
+        labels: `[T]` int64, the token itself where the text loss counts, else -100.
+        position_ids: `[T]` int64; each branch continues from the end of the prefix.
+        branch_ids: `[T]` int64; 0 for the prefix, 1.. for the branches.
+        decision_positions: `[M]` int64, the token before each decision ([SEG] or [REJ]) that opens an answer.
+        seg_positions: `[N]` int64, the [SEG] tokens.
+        prefix_length: tokens of the prefix, whether or not they are part of `input_ids` (they may lie in a KV cache).
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    position_ids: Tensor
+    branch_ids: Tensor
+    decision_positions: Tensor
+    seg_positions: Tensor
+    prefix_length: int

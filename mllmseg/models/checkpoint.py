@@ -1,0 +1,96 @@
+"""What we trained, saved beside its configuration: a folder that `load_checkpoint` reads back strictly.
+
+    model.safetensors   the trained tensors only (projector, head, LoRA, new token rows)
+    config.yaml         the `ModelConfig`
+    tokenizer files     with the new tokens
+    training.json       seed, data, steps, time: how it came to be
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import tempfile
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mllmseg.config import ModelConfig
+from mllmseg.errors import CheckpointError
+from mllmseg.models.build import build_model
+from mllmseg.models.mllmseg import MLLMSeg
+
+MODEL_FILE = "model.safetensors"
+CONFIG_FILE = "config.yaml"
+TRAINING_FILE = "training.json"
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """Every tensor that training changes: parameters that ask for gradients, and the head's calibration."""
+    state = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    state["head.calibration"] = model.get_buffer("head.calibration")
+    return {name: tensor.detach() for name, tensor in state.items()}
+
+
+def load_trained_state(model: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
+    """Copies tensors into the model. Raises CheckpointError unless names and shapes are exactly those of the model."""
+    own = trained_state(model)
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{source} does not fit its configuration: missing {missing[:5]} ({len(missing)}), "
+            f"unexpected {unexpected[:5]} ({len(unexpected)})"
+        )
+    for name, tensor in own.items():
+        if tensor.shape != state[name].shape:
+            raise CheckpointError(f"{source}: {name} is {tuple(state[name].shape)}, expected {tuple(tensor.shape)}")
+        tensor.copy_(state[name])
+
+
+def save_checkpoint(
+    model: MLLMSeg, folder: str | os.PathLike[str], *, training: dict[str, Any], dtype: torch.dtype = torch.float32
+) -> None:
+    """Writes the folder under a temporary name, then renames it: it is there whole or not at all.
+
+    Args:
+        model: the model.
+        folder: where; a folder of that name is replaced.
+        training: what `training.json` says.
+        dtype: of the stored tensors.
+    """
+    folder = pathlib.Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
+        temporary = pathlib.Path(name) / folder.name
+        temporary.mkdir()
+        state = {key: tensor.to("cpu", dtype).contiguous() for key, tensor in trained_state(model).items()}
+        save_file(state, temporary / MODEL_FILE, metadata={"format": "pt"})
+        model.config.to_yaml(temporary / CONFIG_FILE)
+        model.mllm.tokenizer.save_pretrained(temporary)
+        (temporary / TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
+        if folder.exists():
+            folder.rename(pathlib.Path(name) / "old")
+        temporary.rename(folder)
+
+
+def load_checkpoint(folder: str | os.PathLike[str]) -> MLLMSeg:
+    """Builds the model of `config.yaml` and loads the trained tensors strictly.
+
+    Raises:
+        CheckpointError: the folder or a file is missing or damaged, or does not fit its configuration.
+    """
+    folder = pathlib.Path(folder)
+    for name in (MODEL_FILE, CONFIG_FILE):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder}: no {name} in it; give a folder written by training or export")
+    model = build_model(ModelConfig.from_yaml(folder / CONFIG_FILE))
+    try:
+        state = load_file(folder / MODEL_FILE)
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder / MODEL_FILE} is damaged ({error}); fetch or export it again") from error
+    load_trained_state(model, state, source=str(folder / MODEL_FILE))
+    return model.eval()

@@ -1,0 +1,119 @@
+"""Stage 6: from the language model's hidden states to prompts for SAM and to P(the target exists).
+
+N [SEG] tokens, M decisions, S superpixels, C patch-feature channels, G geometry values, D LLM width, d head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mllmseg.config import HeadConfig
+from mllmseg.constants import SAM_EMBEDDING_DIM
+
+# Prior logits are painted within ±this value: SAM's mask prompts are trained on logits of about this range.
+PRIOR_LIMIT = 12.0
+
+
+@dataclass(frozen=True)
+class HeadOutput:
+    """What SAM's decoder is prompted with.
+
+    Attributes:
+        superpixel_logits: `[N, S]` how much each superpixel belongs to the target.
+        prompt_embeddings: `[N, 256]` SAM's sparse prompt.
+    """
+
+    superpixel_logits: Tensor
+    prompt_embeddings: Tensor
+
+
+class SegHead(nn.Module):
+    """Prompt embedding, superpixel pointer and existence from hidden states of the language model.
+
+    The pointer lets a query token and the superpixels attend to each other, so that "the leftmost dog" can compare
+    dogs; a superpixel is described by its pooled patch features, its geometry and what the language model made of it.
+    """
+
+    def __init__(self, config: HeadConfig, *, llm_size: int, feature_size: int, geometry_size: int) -> None:
+        super().__init__()
+        self.config = config
+        width = config.hidden_size
+        self.query = nn.Sequential(nn.LayerNorm(llm_size), nn.Linear(llm_size, width), nn.GELU(), nn.Linear(width, width))
+        self.kind = nn.Embedding(2, width)  # 0: asked at a [SEG], 1: asked at a decision
+        self.feature = nn.Sequential(nn.LayerNorm(feature_size), nn.Linear(feature_size, width))
+        self.geometry = nn.Linear(geometry_size, width)
+        self.visual = nn.Sequential(nn.LayerNorm(llm_size), nn.Linear(llm_size, width))
+        self.region_norm = nn.LayerNorm(width)
+        self.modulate = nn.Linear(width, 2 * width)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, config.num_heads, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(config.num_layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.score = nn.Linear(width, 1)
+        self.exists = nn.Linear(width + 1, 1)
+        self.prompt = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, SAM_EMBEDDING_DIM))
+        self.prior_weight = nn.Parameter(torch.tensor(1.0))
+        self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
+        nn.init.zeros_(self.modulate.weight)
+        nn.init.zeros_(self.modulate.bias)
+
+    def regions(self, features: Tensor, geometry: Tensor, visual_hidden: Tensor) -> Tensor:
+        """Describes superpixels: `[S, C]`, `[S, G]`, `[S, D]` → `[S, d]`."""
+        return self.region_norm(self.feature(features) + self.geometry(geometry) + self.visual(visual_hidden))
+
+    def forward(self, seg_hidden_states: Tensor, regions: Tensor) -> HeadOutput:
+        """`[N, D]` hidden states at [SEG] and `[S, d]` regions → prompts."""
+        query, superpixels, logits = self._point(seg_hidden_states, regions, kind=0)
+        if not self.config.pointer:
+            logits = logits * 0
+        weights = logits.sigmoid()
+        context = (weights[..., None] * superpixels).sum(1) / weights.sum(1, keepdim=True).clamp(min=1e-3)
+        return HeadOutput(logits, self.prompt(torch.cat([query, context], dim=-1)))
+
+    def existence(self, decision_hidden_states: Tensor, regions: Tensor, margin: Tensor) -> Tensor:
+        """The evidence that the target exists.
+
+        Args:
+            decision_hidden_states: `[M, D]` at the token before the decision.
+            regions: `[S, d]`.
+            margin: `[M]` the language model's own logit of [SEG] minus [REJ].
+
+        Returns:
+            `[M]` uncalibrated logits.
+        """
+        query, _, logits = self._point(decision_hidden_states, regions, kind=1)
+        best = logits.amax(dim=1, keepdim=True)
+        return margin + self.exists(torch.cat([query, best], dim=-1))[:, 0]
+
+    def probability(self, exist_logits: Tensor) -> Tensor:
+        """`[M]` uncalibrated logits → calibrated P(the target exists) (Platt scaling, fitted on held-out photos)."""
+        scale, bias = self.calibration
+        return (exist_logits * scale + bias).sigmoid()
+
+    def _point(self, hidden_states: Tensor, regions: Tensor, *, kind: int) -> tuple[Tensor, Tensor, Tensor]:
+        query = self.query(hidden_states) + self.kind.weight[kind]
+        gain, shift = self.modulate(query)[:, None].chunk(2, dim=-1)
+        tokens = torch.cat([query[:, None], regions * (1 + gain) + shift], dim=1)
+        for layer in self.layers:
+            tokens = layer(tokens)
+        tokens = self.norm(tokens)
+        query, superpixels = tokens[:, 0], tokens[:, 1:]
+        match = torch.einsum("nd,nsd->ns", query, superpixels) / query.shape[-1] ** 0.5
+        return query, superpixels, match + self.score(superpixels)[..., 0]
+
+
+def paint(superpixel_logits: Tensor, label_map: Tensor, size: int) -> Tensor:
+    """Paints `[N, S]` logits onto the `[h, w]` label map → `[N, 1, size, size]` low-res mask logits.
+
+    The padding outside the valid window is painted as surely not the target.
+    """
+    height, width = label_map.shape
+    canvas = superpixel_logits.new_full((len(superpixel_logits), 1, size, size), -PRIOR_LIMIT)
+    canvas[:, 0, :height, :width] = superpixel_logits.clamp(-PRIOR_LIMIT, PRIOR_LIMIT)[:, label_map]
+    return canvas

@@ -1,0 +1,210 @@
+"""Stage 5: the language model. Any Hugging Face causal LM, LoRA by PEFT, new tokens trained by rows only.
+
+B batch, T text tokens with the visual ones, K keys (T plus what a KV cache holds), V visual tokens of the batch,
+D LLM width.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import get_peft_model
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from mllmseg.config import LanguageModelConfig
+from mllmseg.constants import IMAGE_TOKEN, NEW_TOKENS, REJ_TOKEN, SEG_TOKEN
+from mllmseg.errors import AlignmentError, ConfigError
+from mllmseg.structures import PackedText
+
+
+def load_tokenizer(source: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
+    """The tokenizer of `source` with `[SEG]`, `[REJ]` and the image placeholder added, each as one token.
+
+    Raises:
+        ConfigError: there is no chat template, or a new token does not map to a single id.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    if tokenizer.chat_template is None:
+        raise ConfigError(f"{source}: the tokenizer has no chat template; use an instruction-tuned language model")
+    tokenizer.add_tokens(list(NEW_TOKENS), special_tokens=True)
+    for token in NEW_TOKENS:
+        token_id = tokenizer.convert_tokens_to_ids(token)
+        if token_id is None or token_id == tokenizer.unk_token_id or tokenizer.tokenize(token) != [token]:
+            raise ConfigError(f"{source}: the tokenizer does not keep {token} as one token")
+    return tokenizer
+
+
+class Mllm(nn.Module):
+    """A causal language model that reads visual tokens at its image placeholders.
+
+    Attributes:
+        tokenizer: with the new tokens.
+        language_model: the model, wrapped by PEFT where LoRA is on.
+        seg_token_id, rej_token_id, image_token_id: ids of the new tokens.
+    """
+
+    def __init__(self, language_model: nn.Module, tokenizer: PreTrainedTokenizerBase, lora: Any = None) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.seg_token_id, self.rej_token_id, self.image_token_id = (
+            int(tokenizer.convert_tokens_to_ids(token)) for token in (SEG_TOKEN, REJ_TOKEN, IMAGE_TOKEN)
+        )
+        _add_rows(language_model, len(tokenizer))
+        language_model.requires_grad_(False)
+        self.language_model = language_model if lora is None else get_peft_model(language_model, lora)
+        self._visual_tokens: Tensor | None = None
+        self.embedding.register_forward_hook(self._insert_visual_tokens)
+
+    @property
+    def causal_lm(self) -> Any:
+        """The Hugging Face model itself, LoRA layers included."""
+        model = self.language_model
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    @property
+    def embedding(self) -> nn.Module:
+        """The word embedding."""
+        return self.causal_lm.get_input_embeddings()
+
+    @property
+    def hidden_size(self) -> int:
+        """D."""
+        return int(self.causal_lm.config.get_text_config().hidden_size)
+
+    def word_embeddings(self) -> Tensor:
+        """`[vocabulary, D]` the frozen word embeddings."""
+        layer = self.embedding
+        return getattr(layer, "base_layer", layer).weight.detach()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        *,
+        visual_tokens: Tensor | None,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        past_key_values: Any = None,
+    ) -> tuple[Tensor, Any]:
+        """Reads text and visual tokens.
+
+        Args:
+            input_ids: `[B, T]` int64 with one image placeholder per visual token.
+            visual_tokens: `[V, D]` in the order of the placeholders, or None where `input_ids` hold none.
+            attention_mask: `[B, 1, T, K]` bool, True where a query may look.
+            position_ids: `[B, T]` int64.
+            past_key_values: a cache of the prefix; extended in place.
+
+        Returns:
+            `[B, T, D]` last hidden states (after the final norm), and the cache.
+
+        Raises:
+            AlignmentError: placeholders and visual tokens differ in number.
+        """
+        with self.visual_tokens(visual_tokens):
+            output = self.causal_lm.base_model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                use_cache=past_key_values is not None,
+            )
+        return output.last_hidden_state, output.past_key_values
+
+    def logits(self, hidden_states: Tensor) -> Tensor:
+        """`[..., D]` hidden states → `[..., vocabulary]` logits. The head is wide: ask for the rows you need only."""
+        return self.causal_lm.get_output_embeddings()(hidden_states)
+
+    def decision_margin(self, hidden_states: Tensor) -> Tensor:
+        """`[M, D]` hidden states before a decision → `[M]` logit of [SEG] minus logit of [REJ]."""
+        head = self.causal_lm.get_output_embeddings()
+        if hasattr(head, "get_merged_weights"):  # PEFT's trainable rows
+            weight = head.get_merged_weights(head.active_adapters)
+        else:
+            weight = head.weight
+        direction = weight[self.seg_token_id] - weight[self.rej_token_id]
+        return hidden_states @ direction.to(hidden_states.dtype)
+
+    @contextmanager
+    def visual_tokens(self, visual_tokens: Tensor | None) -> Iterator[None]:
+        """Within this context the word embedding answers placeholders with these `[V, D]` rows."""
+        self._visual_tokens = visual_tokens
+        try:
+            yield
+        finally:
+            self._visual_tokens = None
+
+    def _insert_visual_tokens(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        # A hook, because it reaches every model family alike, in forward and in generate.
+        is_image = args[0] == self.image_token_id
+        expected = int(is_image.sum())
+        found = 0 if self._visual_tokens is None else self._visual_tokens.shape[0]
+        if expected != found:
+            raise AlignmentError(f"{expected} image placeholders in the text but {found} visual tokens")
+        if self._visual_tokens is None:
+            return output
+        return output.masked_scatter(is_image[..., None], self._visual_tokens.to(output.dtype))
+
+
+def build_mllm(config: LanguageModelConfig, source: str | os.PathLike[str]) -> Mllm:
+    """Loads the language model and tokenizer of `source` (a folder or hub id), frozen but for LoRA and new rows."""
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    tokenizer = load_tokenizer(source)
+    return Mllm(model, tokenizer, _peft_config(config, tokenizer))
+
+
+def _peft_config(config: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -> PeftLoraConfig | None:
+    if config.lora.r == 0:
+        return None
+    return PeftLoraConfig(
+        r=config.lora.r,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=config.lora.dropout,
+        target_modules=list(config.lora.target_modules),
+        trainable_token_indices=[int(i) for i in tokenizer.convert_tokens_to_ids(list(NEW_TOKENS))],
+        task_type="CAUSAL_LM",
+    )
+
+
+def _add_rows(language_model: Any, vocabulary: int) -> None:
+    """Makes room for the new tokens; their rows start as the mean of all others, alike on every machine."""
+    old = language_model.get_input_embeddings().weight.shape[0]
+    if old >= vocabulary:
+        return
+    language_model.resize_token_embeddings(vocabulary, mean_resizing=False)
+    with torch.no_grad():
+        for layer in (language_model.get_input_embeddings(), language_model.get_output_embeddings()):
+            layer.weight[old:] = layer.weight[:old].mean(0)
+
+
+def branch_attention_mask(texts: list[PackedText], *, cached: int = 0) -> Tensor:
+    """Who may look at whom: causal, every branch sees the prefix and itself.
+
+    Args:
+        texts: B packed texts; shorter ones are padded on the right.
+        cached: tokens of a prefix that lie in a KV cache and not in `input_ids`; all may see them.
+
+    Returns:
+        `[B, 1, T, cached + T]` bool. Padding sees itself, so that no row of the softmax is empty.
+    """
+    length = max(len(text.input_ids) for text in texts)
+    branch = torch.full((len(texts), length), -1, device=texts[0].branch_ids.device)
+    for row, text in enumerate(texts):
+        branch[row, : len(text.branch_ids)] = text.branch_ids
+    query, key = branch[:, :, None], branch[:, None, :]
+    causal = torch.ones(length, length, dtype=torch.bool, device=branch.device).tril()
+    allowed = causal & ((key == query) | (key == 0))
+    if cached:
+        allowed = torch.cat([allowed.new_ones(len(texts), length, cached), allowed], dim=-1)
+    return allowed[:, None]
+
+
+def pad(rows: list[Tensor], value: int) -> Tensor:
+    """Stacks `[T_i]` rows to `[B, max T]`, padded on the right with `value`."""
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)

@@ -1,0 +1,128 @@
+"""The model: stages 1 to 8 in the order of the data flow.
+
+B images, T tokens, N [SEG] tokens of one image, M decisions, S superpixels, V visual tokens, D LLM width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mllmseg.config import ModelConfig
+from mllmseg.constants import IGNORE_INDEX, SAM_IMAGE_SIZE, SAM_LOW_RES_STRIDE
+from mllmseg.models.head import HeadOutput, SegHead, paint
+from mllmseg.models.mllm import Mllm, branch_attention_mask, pad
+from mllmseg.models.pooling import pool_superpixels, superpixel_geometry
+from mllmseg.models.projector import Projector
+from mllmseg.models.vision_stack import VisionStack
+from mllmseg.structures import ImageFeatures, ImageInputs, PackedText, VisualTokens
+
+
+@dataclass(frozen=True)
+class ImageOutput:
+    """What the forward pass says about one image.
+
+    Attributes:
+        head: `superpixel_logits [N, S]` and `prompt_embeddings [N, 256]`, one row per [SEG] of the packed text.
+        exist_logits: `[M]` one per decision.
+    """
+
+    head: HeadOutput
+    exist_logits: Tensor
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """What the forward pass says about a batch: text logits `[K, vocabulary]` with labels `[K]`, and each image."""
+
+    text_logits: Tensor
+    text_labels: Tensor
+    images: list[ImageOutput]
+
+
+class MLLMSeg(nn.Module):
+    """Vision stack, projector, language model and [SEG] head, by composition."""
+
+    def __init__(
+        self, config: ModelConfig, *, vision: VisionStack, projector: Projector, mllm: Mllm, head: SegHead
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = vision
+        self.projector = projector
+        self.mllm = mllm
+        self.head = head
+
+    def encode_image(self, inputs: ImageInputs) -> ImageFeatures:
+        """Stages 1 to 3: everything that depends on the image alone. The frozen parts only, so it may be cached."""
+        return self.vision.encode_image(inputs)
+
+    def project(self, features: ImageFeatures) -> VisualTokens:
+        """Stage 4: patch features and label map → `[V, D]` visual tokens."""
+        return self.projector(features.patch_features, features.superpixels)
+
+    def forward(self, features: list[ImageFeatures], texts: list[PackedText]) -> ModelOutput:
+        """Stages 4 to 6 for training: one packed text per image.
+
+        Raises:
+            AlignmentError: a text holds another number of placeholders than its image has visual tokens.
+        """
+        visual = [self.project(item) for item in features]
+        input_ids = pad([text.input_ids for text in texts], 0)
+        hidden, _ = self.mllm(
+            input_ids,
+            visual_tokens=torch.cat([item.tokens for item in visual]),
+            attention_mask=branch_attention_mask(texts),
+            position_ids=pad([text.position_ids for text in texts], 0),
+        )
+        # The logits of a token are read from the hidden state before it.
+        labels = pad([text.labels for text in texts], IGNORE_INDEX)
+        counted = labels != IGNORE_INDEX
+        predictors = hidden[:, :-1][counted[:, 1:]]
+        images = []
+        for row, (item, tokens, text) in enumerate(zip(features, visual, texts, strict=True)):
+            is_image = text.input_ids == self.mllm.image_token_id
+            regions = self.describe(item, tokens, hidden[row, : len(is_image)][is_image])
+            images.append(self.point(hidden[row], text, regions))
+        return ModelOutput(self.mllm.logits(predictors), labels[counted], images)
+
+    def describe(self, features: ImageFeatures, tokens: VisualTokens, visual_hidden: Tensor) -> Tensor:
+        """The head's view of the superpixels: `[V, D]` hidden states of the visual tokens → `[S, d]` regions."""
+        pooled = pool_superpixels(features.patch_features, features.superpixels)
+        geometry = superpixel_geometry(features.superpixels)
+        return self.head.regions(pooled, geometry, tokens.assignment @ visual_hidden)
+
+    def point(self, hidden: Tensor, text: PackedText, regions: Tensor) -> ImageOutput:
+        """Stage 6: `[T, D]` hidden states of one packed text → prompts and existence."""
+        decisions = hidden[text.decision_positions]
+        margin = self.mllm.decision_margin(decisions)
+        return ImageOutput(
+            self.head(hidden[text.seg_positions], regions), self.head.existence(decisions, regions, margin)
+        )
+
+    def decode(self, features: ImageFeatures, head: HeadOutput) -> tuple[Tensor, Tensor]:
+        """Stage 7: SAM's mask decoder, prompted by the head.
+
+        Returns:
+            `[N, 256, 256]` low-res mask logits and `[N]` SAM's estimate of their IoU.
+
+        Raises:
+            ValueError: the features were cached without image embeddings.
+        """
+        if features.image_embeddings is None:
+            raise ValueError("these features hold no image embeddings: rebuild the cache with them, or train no masks")
+        prior = paint(head.superpixel_logits, features.superpixels.label_map, SAM_IMAGE_SIZE // SAM_LOW_RES_STRIDE)
+        if self.config.head.dense_prior:
+            dense = self.vision.sam.embed_mask_prompt(prior)
+        else:
+            dense = self.vision.sam.no_mask_dense(len(prior))
+        low_res_masks, iou_predictions = self.vision.sam.decode_masks(
+            features.image_embeddings, head.prompt_embeddings[:, None], dense, multimask_output=False
+        )
+        low_res_masks = low_res_masks[:, 0]
+        if self.config.head.dense_prior:
+            # The union of superpixels is a good mask already: SAM's decoder corrects it rather than replaces it.
+            low_res_masks = low_res_masks + self.head.prior_weight * prior[:, 0]
+        return low_res_masks, iou_predictions[:, 0]

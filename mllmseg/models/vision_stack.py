@@ -1,0 +1,33 @@
+"""Stages 1 to 3 together: SAM's image encoder, superpixels and vision tower. All frozen, none needs the text."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from mllmseg.config import ModelConfig
+from mllmseg.models.sam import Sam
+from mllmseg.models.superpixels import SuperpixelGenerator
+from mllmseg.models.vision_tower import VisionTower
+from mllmseg.structures import ImageFeatures, ImageInputs
+
+
+class VisionStack(nn.Module):
+    """Everything that depends on the image alone, so that it can be computed once and cached."""
+
+    def __init__(self, config: ModelConfig, *, sam: Sam, vision_tower: VisionTower) -> None:
+        super().__init__()
+        self.sam = sam
+        self.superpixel_generator = SuperpixelGenerator(sam, config.superpixels)
+        self.vision_tower = vision_tower
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def encode_image(self, inputs: ImageInputs) -> ImageFeatures:
+        """One preprocessed image → its features."""
+        image_embeddings = self.sam.encode_image(inputs.sam_pixels[None])
+        superpixels = self.superpixel_generator(image_embeddings, inputs.input_size)
+        patch_features = self.vision_tower.encode(
+            tower_pixels=inputs.tower_pixels[None], image_embeddings=image_embeddings, input_size=inputs.input_size
+        )[0]
+        return ImageFeatures(image_embeddings, superpixels, patch_features, inputs.input_size, inputs.original_size)
