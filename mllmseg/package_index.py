@@ -28,7 +28,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import cast
 
 from mllmseg.errors import WeightsError
 
@@ -212,7 +212,7 @@ class _LinkParser(html.parser.HTMLParser):
             self.links.extend(value for key, value in attrs if key == "href" and value)
 
 
-def _open(url: str, *, accept: str = "*/*") -> IO[bytes]:
+def _open(url: str, *, accept: str = "*/*") -> http.client.HTTPResponse:
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https", "file"):
         raise ValueError(f"cannot open a {parts.scheme or 'relative'} address")
@@ -223,8 +223,8 @@ def _open(url: str, *, accept: str = "*/*") -> IO[bytes]:
         login = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
         # unredirected: a redirect to another host must not carry the password along
         request.add_unredirected_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
-    response: IO[bytes] = _opener().open(request, timeout=TIMEOUT_SECONDS)
-    return response
+    response = _opener().open(request, timeout=TIMEOUT_SECONDS)
+    return cast(http.client.HTTPResponse, response)  # a file: address gives the same attributes
 
 
 def _with_credentials(url: str, index_url: str) -> str:

@@ -259,8 +259,8 @@ def verify(name: str) -> Path:
 def _lookup(name: str) -> Weights:
     if name not in WEIGHTS:
         near = difflib.get_close_matches(name, WEIGHTS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise WeightsError(f"no weights called {name!r}{hint} Known: {', '.join(sorted(WEIGHTS))}")
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise WeightsError(f"no weights are called {name!r}; {hint}known: {', '.join(sorted(WEIGHTS))}")
     return WEIGHTS[name]
 
 
