@@ -87,10 +87,12 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         if image.mode != "F":
             samples = np.clip(samples, 0, 65535).astype(np.uint16)
         return _from_array(samples, name).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     try:
+        if image.mode == "La":  # Pillow converts premultiplied grey to LA only
+            image = image.convert("LA")
+        if image.has_transparency_data:
+            rgba = image.convert("RGBA")
+            return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
         return image.convert("RGB") if image.mode != "RGB" else image.copy()
     except ValueError as error:
         raise DataError(f"{name}: cannot convert colour mode {image.mode} to RGB; convert it to PNG first") from error
@@ -113,14 +115,17 @@ def _to_uint8(array: np.ndarray, name: str) -> np.ndarray:
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * np.uint8(255)
     if array.dtype == np.uint16:
-        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        scaled: np.ndarray = (array.astype(np.uint32) + 128) // 257
+        return scaled.astype(np.uint8)
+    if array.dtype.kind not in "fiu":
+        raise DataError(f"{name}: cannot read {array.dtype} as pixels; give uint8, uint16, bool or float in 0..1")
     low, high = float(array.min()), float(array.max())
-    if np.issubdtype(array.dtype, np.floating):
+    if array.dtype.kind == "f":
         # The negated comparison also catches NaN; the slack forgives rounding after a resize.
         if not (low >= -1e-3 and high <= 1 + 1e-3):
             raise DataError(f"{name}: float values {low:g}..{high:g}, expected 0..1; divide by the largest value")
         return np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
-    if np.issubdtype(array.dtype, np.integer) and low >= 0 and high <= 255:
+    if low >= 0 and high <= 255:
         return array.astype(np.uint8)
     raise DataError(f"{name}: {array.dtype} values {low:g}..{high:g}; give uint8, uint16, bool or float in 0..1")
 

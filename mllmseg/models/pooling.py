@@ -140,5 +140,5 @@ def _occupancy(superpixels: Superpixels) -> Tensor:
     )
     labels = torch.arange(len(superpixels), device=label_map.device)
     inside = label_map[y[:, :, None], x[:, None, :]] == labels[:, None, None]
-    cells = inside.float().unflatten(2, (_OCCUPANCY_CELLS, -1)).unflatten(1, (_OCCUPANCY_CELLS, -1))
-    return cells.mean((2, 4)).flatten(1)
+    cells, samples = _OCCUPANCY_CELLS, _OCCUPANCY_SAMPLES
+    return inside.float().view(-1, cells, samples, cells, samples).mean((2, 4)).flatten(1)

@@ -50,11 +50,13 @@ class Projector(nn.Module):
 
     def normalised(self, patch_features: Tensor) -> Tensor:
         """`[C, h', w']` of any dtype to `[P, C]` in the parameters' dtype, each patch normalised."""
-        return self.input_norm(patch_features.flatten(1).T.to(self.input_norm.weight.dtype))
+        normalised: Tensor = self.input_norm(patch_features.flatten(1).T.to(self.input_norm.weight.dtype))
+        return normalised
 
     def to_tokens(self, hidden: Tensor) -> Tensor:
         """`[T, E]` to `[T, D]`."""
-        return self.output_norm(self.output_projection(hidden))
+        tokens: Tensor = self.output_norm(self.output_projection(hidden))
+        return tokens
 
 
 def build_projector(
@@ -87,7 +89,9 @@ class SuperpixelPositionEmbedding(nn.Module):
 
     def forward(self, superpixels: Superpixels) -> Tensor:
         """`[S, E]` in the parameters' dtype."""
-        return self.layers(superpixel_geometry(superpixels).to(self.layers[0].weight.dtype))
+        geometry = superpixel_geometry(superpixels).to(next(self.parameters()).dtype)
+        embedding: Tensor = self.layers(geometry)
+        return embedding
 
 
 class SuperpixelAggregator(nn.Module):
@@ -119,7 +123,7 @@ class SuperpixelAggregator(nn.Module):
         Returns:
             `[S, E]`.
         """
-        inside, context = self.query(self.norm(hidden)).chunk(2, 1)
+        inside, context = self.query(self.norm(hidden)).view(len(hidden), 2, -1).unbind(1)
         key = self.key(patches)
         if self.position is not None:
             key = key + self.position(grid_position_code(grid, patches.device).to(patches.dtype))
@@ -128,7 +132,8 @@ class SuperpixelAggregator(nn.Module):
         queries = torch.stack([_heads(inside, self.num_heads), _heads(context, self.num_heads)])
         bias = torch.stack([weights.log(), torch.zeros_like(weights)])[:, None].to(queries.dtype)
         attended = F.scaled_dot_product_attention(queries, key[None], value[None], attn_mask=bias)  # [2, heads, S, d]
-        return self.output(attended.permute(2, 0, 1, 3).flatten(1))
+        residual: Tensor = self.output(attended.permute(2, 0, 1, 3).flatten(1))
+        return residual
 
 
 def _aggregator(config: ProjectorConfig, in_channels: int) -> SuperpixelAggregator:
@@ -138,7 +143,7 @@ def _aggregator(config: ProjectorConfig, in_channels: int) -> SuperpixelAggregat
 
 def _heads(rows: Tensor, num_heads: int) -> Tensor:
     """`[n, E]` to `[heads, n, E / heads]`."""
-    return rows.unflatten(1, (num_heads, -1)).transpose(0, 1)
+    return rows.view(len(rows), num_heads, -1).transpose(0, 1)
 
 
 @PROJECTORS.register("semantic")

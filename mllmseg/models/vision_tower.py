@@ -69,7 +69,7 @@ def build_vision_tower(
     """Builds the tower `config.name`.
 
     Args:
-        config: which tower; `overrides` are settings of the transformers config (random weights only).
+        config: which tower; `overrides` are settings of the transformers config for random weights.
         checkpoint: a `.pt`/`.pth` file with DINOv2's original keys, a transformers folder or hub id, or None for random
             weights. `mllmseg:<name>` is resolved by `mllmseg.weights`.
         dtype: of the weights and of the features.
@@ -111,9 +111,9 @@ class Dinov2Tower(VisionTower):
         height, width = tower_pixels.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
             raise AlignmentError(f"tower input {height}x{width} is not made of whole {self.patch_size}-pixel patches")
-        tokens = self.model(pixel_values=tower_pixels).last_hidden_state[:, self._num_prefix_tokens :]
+        tokens: Tensor = self.model(pixel_values=tower_pixels).last_hidden_state[:, self._num_prefix_tokens :]
         grid = (height // self.patch_size, width // self.patch_size)
-        return tokens.transpose(1, 2).unflatten(2, grid).contiguous()
+        return tokens.transpose(1, 2).reshape(len(tokens), self.hidden_size, *grid)
 
 
 class SamTower(VisionTower):
@@ -179,6 +179,7 @@ def _load_pretrained(checkpoint: str, dtype: torch.dtype) -> nn.Module:
     from transformers import AutoModel
 
     try:
+        model: nn.Module
         model, report = AutoModel.from_pretrained(checkpoint, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{checkpoint}: neither a .pt file nor a transformers model ({error})") from error
@@ -209,7 +210,7 @@ def _load_original_dinov2(config: VisionTowerConfig, path: Path) -> nn.Module:
         mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] // hidden_size,
     )
     with torch.device("meta"):  # no time or memory for weights that are about to be replaced
-        model = Dinov2WithRegistersModel(settings)
+        model: nn.Module = Dinov2WithRegistersModel(settings)
     separate = any(key.endswith("attention.q_proj.weight") for key in model.state_dict())
     try:
         model.load_state_dict(convert_dinov2_keys(state, separate=separate), strict=True, assign=True)
