@@ -245,8 +245,8 @@ def convert_dinov2_keys(state: dict[str, Tensor], *, separate: bool = True) -> d
 
     Args:
         state: the original state dict; its fused qkv is split in three.
-        separate: attention projections named `attention.q_proj` (transformers ≥ 5.20 or so), otherwise
-            `attention.attention.query`, as before.
+        separate: attention projections named `attention.q_proj`, as in transformers 5.23; otherwise
+            `attention.attention.query`, as in earlier releases.
     """
     names = ("q_proj", "k_proj", "v_proj") if separate else ("attention.query", "attention.key", "attention.value")
     output = "o_proj" if separate else "output.dense"

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from mllmseg.config import VisionTowerConfig
 from mllmseg.errors import AlignmentError, CheckpointError, ConfigError
-from mllmseg.models.vision_tower import build_vision_tower
+from mllmseg.models.vision_tower import build_vision_tower, convert_dinov2_keys
 
 TINY = VisionTowerConfig(
     hidden_size=16,
@@ -82,6 +82,15 @@ def random_original_state(*, hidden=16, depth=2, registers=3, side=5, patch=14) 
         }.items():
             shapes[f"blocks.{index}.{name}"] = shape
     return {name: torch.randn(shape, generator=generator) * 0.3 for name, shape in shapes.items()}
+
+
+def test_key_names_of_earlier_transformers():
+    state = random_original_state(depth=1)
+    converted = convert_dinov2_keys(state, separate=False)
+    value = converted["encoder.layer.0.attention.attention.value.weight"]
+    assert torch.equal(value, state["blocks.0.attn.qkv.weight"][32:])
+    assert "encoder.layer.0.attention.output.dense.bias" in converted
+    assert len(converted) == len(state) + 4  # each of the fused weight and bias becomes three
 
 
 @pytest.fixture
