@@ -172,3 +172,65 @@ class ModelConfig(Config):
     projector: ProjectorConfig = ProjectorConfig()
     language_model: LanguageModelConfig = LanguageModelConfig()
     head: HeadConfig = HeadConfig()
+
+
+class DataConfig(Config):
+    """What training reads.
+
+    `photos` limits how many are used: those with human masks come first. `flip` is the chance that a sample is
+    mirrored, features and boxes alike, before sentences are made about it.
+    """
+
+    root: str
+    photos: int | None = None
+    positives: int = 6
+    negatives: int = 4
+    human_queries: int = 3
+    captions: int = 1
+    flip: float = pydantic.Field(0.0, ge=0, le=1)
+
+
+class StageConfig(Config):
+    """One training stage: how long and how fast. A step is one optimizer update of `batch_size` photos."""
+
+    steps: int = pydantic.Field(ge=0)
+    batch_size: int = pydantic.Field(1, ge=1)
+    learning_rate: float = 3e-4
+    warmup_steps: int = 100
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+
+
+class LossConfig(Config):
+    """Weights of the losses (text, mask BCE, mask Dice as in LISA and GLaMM)."""
+
+    text: float = 1.0
+    mask_bce: float = 2.0
+    mask_dice: float = 0.5
+    pointer_bce: float = 1.0
+    pointer_dice: float = 1.0
+    existence: float = 1.0
+    naming: float = 0.2
+
+
+class TrainConfig(Config):
+    """A training run. `model` is a `ModelConfig` file, `cache` and `out` are folders.
+
+    `masks_per_photo`: how many [SEG] of a photo go through SAM's mask decoder in a step; all train the pointer.
+    """
+
+    model: str
+    data: DataConfig
+    cache: str
+    out: str
+    align: StageConfig
+    instruct: StageConfig
+    losses: LossConfig = LossConfig()
+    masks_per_photo: int = pydantic.Field(2, ge=0)
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    seed: int = 0
+    log_every: int = pydantic.Field(20, ge=1)
+    val_every: int = pydantic.Field(500, ge=1)
+    val_photos: int = pydantic.Field(40, ge=0)
+    checkpoint_every: int = pydantic.Field(250, ge=1)
+    cache_workers: int = pydantic.Field(2, ge=1)

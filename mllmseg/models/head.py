@@ -29,6 +29,10 @@ class HeadOutput:
     superpixel_logits: Tensor
     prompt_embeddings: Tensor
 
+    def select(self, rows: Tensor) -> HeadOutput:
+        """The rows with these indices, or where a mask is true."""
+        return HeadOutput(self.superpixel_logits[rows], self.prompt_embeddings[rows])
+
 
 class SegHead(nn.Module):
     """Prompt embedding, superpixel pointer and existence from hidden states of the language model.

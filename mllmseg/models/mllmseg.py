@@ -63,13 +63,14 @@ class MLLMSeg(nn.Module):
         """Stage 4: patch features and label map → `[V, D]` visual tokens."""
         return self.projector(features.patch_features, features.superpixels)
 
-    def forward(self, features: list[ImageFeatures], texts: list[PackedText]) -> ModelOutput:
-        """Stages 4 to 6 for training: one packed text per image.
+    def forward(
+        self, features: list[ImageFeatures], visual: list[VisualTokens], texts: list[PackedText]
+    ) -> ModelOutput:
+        """Stages 5 and 6 for training: one packed text per image, its visual tokens from `project`.
 
         Raises:
             AlignmentError: a text holds another number of placeholders than its image has visual tokens.
         """
-        visual = [self.project(item) for item in features]
         input_ids = pad([text.input_ids for text in texts], 0)
         hidden, _ = self.mllm(
             input_ids,

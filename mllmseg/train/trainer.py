@@ -1,0 +1,262 @@
+"""Single-process training: fill the cache, align the projector, instruct the whole, save what was trained.
+
+All chance of a step follows from the seed, the stage and the step's number, so that a resumed run repeats the run that
+was never stopped, bit for bit on one CPU process, without saving the state of any generator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pathlib
+import random
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mllmseg import __version__
+from mllmseg.config import ModelConfig, StageConfig, TrainConfig
+from mllmseg.data.conversation import ConversationEncoder
+from mllmseg.data.datasets.coco_mini import CocoMini, Expression, Photo
+from mllmseg.data.mixture import Sample, make_sample, training_photos
+from mllmseg.data.synth import target_frequency
+from mllmseg.errors import CheckpointError, ConfigError
+from mllmseg.models.build import build_model
+from mllmseg.models.checkpoint import load_trained_state, save_checkpoint, trained_state
+from mllmseg.models.losses import superpixel_coverage
+from mllmseg.models.mllmseg import MLLMSeg
+from mllmseg.structures import ImageFeatures
+from mllmseg.train.batch import mirror, sample_targets, superpixel_names
+from mllmseg.train.cache import CachedPhoto, FeatureCache
+from mllmseg.train.logging import RunLog
+from mllmseg.train.optim import build_optimizer, learning_rate
+from mllmseg.train.steps import StepResult, instruct_loss, name_embeddings, naming_loss
+from mllmseg.train.validation import validate
+
+log = logging.getLogger(__name__)
+STAGES = ("align", "instruct")
+STATE_FILE = "state.pt"
+
+
+class Trainer:
+    """One run in one folder."""
+
+    def __init__(self, config: TrainConfig, *, resume: bool = False) -> None:
+        """Reads the data and builds the model.
+
+        Raises:
+            ConfigError: the run folder holds another run and `resume` is false, or resuming finds other settings.
+        """
+        self.config = config
+        self.out = pathlib.Path(config.out)
+        self._claim_folder(resume)
+        torch.manual_seed(config.seed)
+        self.model_config = ModelConfig.from_yaml(config.model)
+        self.dataset = CocoMini(config.data.root, "train")
+        self.cache = FeatureCache(config.cache, self.model_config)
+        self.photos = training_photos(self.dataset, config.data.photos)
+        self.model = build_model(self.model_config)
+        prepare_precision(self.model, config.precision)
+        self.encoder = ConversationEncoder(
+            self.model.mllm.tokenizer, self.model_config.language_model.system_prompt
+        )
+        self.frequency = target_frequency(self.photos)
+        self.names = sorted(self.dataset.categories)
+        self.name_table = name_embeddings(self.model.mllm, self.names)
+        self._expressions: dict[int, list[Expression]] = {}
+        for expression in self.dataset.expressions:
+            self._expressions.setdefault(expression.image_id, []).append(expression)
+        self.seconds = 0.0
+        self.start = (STAGES[0], 0)
+        self.optimizer: torch.optim.Optimizer | None = None
+        self._resumed: dict[str, Any] | None = self._load_state() if resume else None
+
+    def run(self) -> pathlib.Path:
+        """Trains every stage that is not done yet; returns the folder of the final checkpoint."""
+        self.cache.fill(self.photos, workers=self.config.cache_workers)
+        self.log = RunLog(self.out)
+        self.run_stage("align", self.config.align, self.model.projector.parameters(), self.align_step)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.run_stage("instruct", self.config.instruct, trained, self.instruct_step)
+        final = self.out / "final"
+        save_checkpoint(self.model, final, training=self.training_facts("instruct", self.config.instruct.steps))
+        return final
+
+    def run_stage(
+        self,
+        name: str,
+        stage: StageConfig,
+        parameters: Iterable[nn.Parameter],
+        step_fn: Callable[[list[Photo], random.Random], StepResult],
+    ) -> None:
+        """One stage from where the run stands to its end."""
+        if STAGES.index(name) < STAGES.index(self.start[0]):
+            return
+        parameters = list(parameters)
+        self.optimizer = build_optimizer(parameters, stage)
+        first = self.start[1] if name == self.start[0] else 0
+        if first and self._resumed is not None:
+            self.optimizer.load_state_dict(self._resumed["optimizer"])
+        self.model.train()
+        began = time.perf_counter()
+        for step in range(first, stage.steps):
+            rng = step_rng(self.config.seed, name, step)
+            result = step_fn(self.photos_of(name, stage, step), rng)
+            rate = learning_rate(stage, step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.zero_grad(set_to_none=True)
+            result.loss.backward()
+            nn.utils.clip_grad_norm_(parameters, stage.max_grad_norm)
+            self.optimizer.step()
+            self.log.add(result.figures | {"learning_rate": rate})
+            self._after_step(name, stage, step + 1, began)
+        self.seconds += time.perf_counter() - began
+
+    def align_step(self, photos: list[Photo], rng: random.Random) -> StepResult:
+        """Visual tokens towards the words for what they show."""
+        features, names = [], []
+        for photo in photos:
+            cached = self.cache.read(photo, embeddings=False)
+            item = as_float(cached.features)
+            index = self.superpixel_names(photo, cached)
+            if rng.random() < self.config.data.flip:
+                item = mirror(item)
+            features.append(item)
+            names.append(index)
+        return naming_loss([self.model.project(item) for item in features], names, self.name_table)
+
+    def instruct_step(self, photos: list[Photo], rng: random.Random) -> StepResult:
+        """Questions and answers, masks and existence."""
+        features, visual, texts, targets, names = [], [], [], [], []
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            for photo in photos:
+                cached = self.cache.read(photo)
+                sample = self.sample(photo, cached, rng)
+                item = as_float(cached.features)
+                item = mirror(item) if sample.flipped else item
+                tokens = self.model.project(item)
+                features.append(item)
+                visual.append(tokens)
+                texts.append(self.encoder.encode(sample.branches, len(tokens.tokens)))
+                targets.append(sample_targets(sample, cached))
+                names.append(self.superpixel_names(photo, cached))
+            weights, masks = self.config.losses, self.config.masks_per_photo
+            result = instruct_loss(self.model, features, visual, texts, targets, weights, masks_per_photo=masks)
+            naming = naming_loss(visual, names, self.name_table)
+        return StepResult(result.loss + weights.naming * naming.loss, naming.figures | result.figures)
+
+    def sample(self, photo: Photo, cached: CachedPhoto, rng: random.Random) -> Sample:
+        """Fresh questions and answers about a photo."""
+        return make_sample(
+            photo,
+            self._expressions.get(photo.id, []),
+            self.dataset.categories,
+            set(cached.masks),
+            self.config.data,
+            rng,
+            self.frequency,
+        )
+
+    def superpixel_names(self, photo: Photo, cached: CachedPhoto) -> Tensor:
+        """`[S]` index into the sorted category names, -1 where unknown."""
+        superpixels = cached.features.superpixels
+        masks = torch.stack(list(cached.masks.values())) if cached.masks else torch.zeros(0, 1)
+        coverage = (
+            superpixel_coverage(masks, superpixels.label_map, len(superpixels)) if len(masks) else torch.zeros(0, 1)
+        )
+        index = {name: number for number, name in enumerate(self.names)}
+        return superpixel_names(cached, {item.id: index[item.category] for item in photo.instances}, coverage)
+
+    def photos_of(self, name: str, stage: StageConfig, step: int) -> list[Photo]:
+        """The photos of a step: each epoch goes through all of them in an order of its own."""
+        chosen = []
+        for number in range(step * stage.batch_size, (step + 1) * stage.batch_size):
+            epoch, place = divmod(number, len(self.photos))
+            order = random.Random(f"{self.config.seed} {name} {epoch}").sample(range(len(self.photos)), len(self.photos))
+            chosen.append(self.photos[order[place]])
+        return chosen
+
+    def training_facts(self, stage: str, step: int) -> dict[str, Any]:
+        """How the weights came to be, for `training.json`."""
+        return {
+            "mllmseg": __version__,
+            "stage": stage,
+            "step": step,
+            "photos": len(self.photos),
+            "seconds": round(self.seconds),
+            "config": self.config.model_dump(mode="json"),
+        }
+
+    def _after_step(self, name: str, stage: StageConfig, done: int, began: float) -> None:
+        last = done == stage.steps
+        if done % self.config.log_every == 0 or last:
+            self.log.flush(name, done, stage.steps)
+        if name == "instruct" and self.config.val_photos and (done % self.config.val_every == 0 or last):
+            validate(self.model, self.config, self.cache, self.log, done)
+            self.model.train()
+        if done % self.config.checkpoint_every == 0 or last:
+            self._save_state(name, done, self.seconds + time.perf_counter() - began)
+
+    def _claim_folder(self, resume: bool) -> None:
+        settings = self.out / "train.yaml"
+        if not resume:
+            if (self.out / STATE_FILE).exists() or settings.exists():
+                raise ConfigError(f"{self.out} holds a run already: resume it (--resume) or choose another 'out'")
+            self.out.mkdir(parents=True, exist_ok=True)
+            self.config.to_yaml(settings)
+        elif not settings.exists():
+            raise ConfigError(f"{self.out} holds no run to resume")
+        elif (changed := _changed(TrainConfig.from_yaml(settings), self.config)):
+            raise ConfigError(f"{self.out} was trained with other settings ({', '.join(changed)}): resuming would mix them")
+
+    def _save_state(self, stage: str, step: int, seconds: float) -> None:
+        assert self.optimizer is not None
+        state = {
+            "stage": stage,
+            "step": step,
+            "seconds": seconds,
+            "model": trained_state(self.model),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        temporary = self.out / f".{STATE_FILE}"
+        torch.save(state, temporary)
+        temporary.rename(self.out / STATE_FILE)
+
+    def _load_state(self) -> dict[str, Any]:
+        path = self.out / STATE_FILE
+        if not path.is_file():
+            raise CheckpointError(f"{path}: nothing was saved yet; start the run anew")
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        load_trained_state(self.model, state["model"], source=str(path))
+        self.start, self.seconds = (state["stage"], state["step"]), state["seconds"]
+        return state
+
+
+def step_rng(seed: int, stage: str, step: int) -> random.Random:
+    """The chance of one step, for Python and torch (dropout) alike."""
+    digest = hashlib.sha256(f"{seed} {stage} {step}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:7], "big"))
+    return random.Random(digest)
+
+
+def prepare_precision(model: MLLMSeg, precision: str) -> None:
+    """Keeps frozen language-model weights in the training precision; what is trained stays in float32."""
+    if precision == "bfloat16":
+        for parameter in model.mllm.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.bfloat16()
+
+
+def as_float(features: ImageFeatures) -> ImageFeatures:
+    """Cached features are stored in half precision; the model reads float32."""
+    return features.to(torch.float32)
+
+
+def _changed(old: TrainConfig, new: TrainConfig) -> list[str]:
+    before, after = old.model_dump(), new.model_dump()
+    return [key for key in before if before[key] != after[key]]
