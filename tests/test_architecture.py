@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # each other, except where a layer is listed in SOCIABLE.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("mllmseg.constants", "mllmseg.errors"),
-    ("mllmseg.registry", "mllmseg.config", "mllmseg.package_index"),
+    ("mllmseg.registry", "mllmseg.config", "mllmseg.package_index", "mllmseg.progress", "mllmseg.weights_table"),
     ("mllmseg.structures", "mllmseg.distributed", "mllmseg.timing", "mllmseg.weights"),
     ("mllmseg.models", "mllmseg.data"),
     ("mllmseg.inference",),
@@ -39,7 +39,7 @@ HEAVY_OWNERS: dict[str, set[str]] = {
     "gradio": {"demo"},
 }
 # Modules the command line loads at once: everything slow is imported inside their functions.
-LIGHT = ("mllmseg", "mllmseg.cli", "mllmseg.doctor", "mllmseg.weights", "mllmseg.package_index")
+LIGHT = ("mllmseg", "mllmseg.cli", "mllmseg.doctor", "mllmseg.weights", "mllmseg.package_index", "mllmseg.progress")
 SLOW_LIBRARIES = {
     "accelerate", "bitsandbytes", "deepspeed", "gguf", "gradio", "matplotlib", "pandas", "peft", "pycocotools",
     "safetensors", "scipy", "segment_anything", "skimage", "tensorboard", "torch", "torchvision", "transformers",
