@@ -1,0 +1,1 @@
+"""Scorers over saved predictions, one per file."""

@@ -1,0 +1,112 @@
+"""How well could superpixels describe an object, if they were chosen perfectly?
+
+The upper bound that any change to a threshold is judged by: tokens an image against the IoU of the best union of
+superpixels with each labelled object. See "Superpixels" in the design document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from mllmseg.constants import SAM_LOW_RES_STRIDE
+
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class OracleScore:
+    """One object.
+
+    Attributes:
+        majority_iou: IoU of the union of all superpixels with more than half of their area in the object.
+        best_iou: IoU of the best union there is.
+        single_iou: IoU of the best single superpixel.
+    """
+
+    majority_iou: float
+    best_iou: float
+    single_iou: float
+
+
+def label_map_at(label_map: IntArray, input_size: tuple[int, int], size: tuple[int, int]) -> IntArray:
+    """A low-res label map at the image's own size, each pixel taking the cell its centre falls into.
+
+    Args:
+        label_map: `[h, w]`.
+        input_size: (height, width) of the valid window of SAM's input.
+        size: (H, W) of the image.
+
+    Returns:
+        `[H, W]`.
+    """
+    rows, columns = (
+        np.minimum(((np.arange(own) + 0.5) * scaled / own / SAM_LOW_RES_STRIDE).astype(np.int64), cells - 1)
+        for own, scaled, cells in zip(size, input_size, label_map.shape, strict=True)
+    )
+    return label_map[rows[:, None], columns]
+
+
+def score_object(labels: IntArray, mask: BoolArray) -> OracleScore:
+    """Scores one object `[H, W]` against superpixels `[H, W]` at the same size. The mask must not be empty."""
+    sizes = np.bincount(labels.ravel())
+    inside = np.bincount(labels[mask], minlength=len(sizes))
+    total = int(inside.sum())
+    # I / (total + outside) is linear-fractional, so the best union is a prefix of the regions by share inside.
+    order = np.argsort(-inside / np.maximum(sizes, 1), kind="stable")
+    intersections, unions = np.cumsum(inside[order]), total + np.cumsum((sizes - inside)[order])
+    majority = inside > 0.5 * sizes
+    return OracleScore(
+        majority_iou=float(inside[majority].sum() / (total + (sizes - inside)[majority].sum())),
+        best_iou=float((intersections / unions).max()),
+        single_iou=float((inside / (total + sizes - inside)).max()),
+    )
+
+
+@dataclass
+class OracleReport:
+    """Collects the scores of many images under one setting."""
+
+    tokens: list[int] = field(default_factory=list)
+    scores: list[OracleScore] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
+
+    def update(self, labels: IntArray, masks: Iterable[BoolArray], cpu_seconds: float) -> None:
+        """Adds one image: its superpixels `[H, W]`, its objects, and what the superpixels cost."""
+        self.tokens.append(len(np.unique(labels)))
+        self.scores.extend(score_object(labels, mask) for mask in masks)
+        self.cpu_seconds.append(cpu_seconds)
+
+    def compute(self) -> dict[str, float]:
+        """Means and percentiles; `objects` is how many were scored."""
+        low, middle, high = np.percentile(self.tokens, [5, 50, 95])
+        return {
+            "tokens_mean": float(np.mean(self.tokens)),
+            "tokens_p5": float(low),
+            "tokens_p50": float(middle),
+            "tokens_p95": float(high),
+            "majority_iou": float(np.mean([score.majority_iou for score in self.scores])),
+            "best_iou": float(np.mean([score.best_iou for score in self.scores])),
+            "single_iou": float(np.mean([score.single_iou for score in self.scores])),
+            "cpu_seconds": float(np.mean(self.cpu_seconds)),
+            "objects": float(len(self.scores)),
+        }
+
+
+TABLE_HEADER = (
+    "| setting | tokens mean (5/50/95 %) | union of superpixels > half inside, mean IoU | best union | best single | "
+    "CPU-s an image |\n|---|---|---|---|---|---|"
+)
+
+
+def table_row(name: str, values: dict[str, float]) -> str:
+    """One line of the report's markdown table."""
+    percentiles = "/".join(f"{values[key]:.0f}" for key in ("tokens_p5", "tokens_p50", "tokens_p95"))
+    return (
+        f"| {name} | {values['tokens_mean']:.1f} ({percentiles}) | {values['majority_iou']:.3f} | "
+        f"{values['best_iou']:.3f} | {values['single_iou']:.3f} | {values['cpu_seconds']:.2f} |"
+    )
