@@ -324,14 +324,14 @@ def _quiet_transformers() -> Iterator[None]:
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
-    logging.disableprogress_bar()
+    logging.disable_progress_bar()
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # the GGUF reader's own bar has no switch
             yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:
-            logging.enableprogress_bar()
+            logging.enable_progress_bar()
 
 
 def _megabytes(num_bytes: int) -> str:

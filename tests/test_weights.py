@@ -405,6 +405,30 @@ def test_converted_language_model_is_complete() -> None:
     assert GenerationConfig.from_pretrained(folder).eos_token_id == tokenizer.eos_token_id
 
 
+@pytest.mark.weights
+@pytest.mark.slow
+def test_conversion_is_repeatable_and_silent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    converted = weights.fetch("smollm2")
+    gguf = weights.cache_dir() / "smollm2.gguf"
+    if not gguf.exists():
+        pytest.skip("the cache holds only the converted model")
+    (tmp_path / gguf.name).symlink_to(gguf)
+    monkeypatch.setenv("MLLMSEG_CACHE", str(tmp_path))
+    again = weights.fetch("smollm2")
+    assert again == tmp_path / "smollm2"
+    # Tensors bit for bit; the JSON files beside them carry the version of transformers.
+    digests = [
+        json.loads((folder / "manifest.json").read_text())["files"]["model.safetensors"]["sha256"]
+        for folder in (converted, again)
+    ]
+    assert digests[0] == digests[1]
+    assert weights.verify("smollm2") == again
+    assert files_in_cache() == ["smollm2", "smollm2.gguf"]
+    assert capfd.readouterr().err == ""
+
+
 def test_an_incomplete_conversion_counts_as_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     known = dataclasses.replace(TOY, name="model", filename="model.gguf", converted=True)
     monkeypatch.setattr(weights, "WEIGHTS", {"model": known})
