@@ -15,7 +15,7 @@ import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from mllmseg.config import LanguageModelConfig
@@ -60,7 +60,7 @@ class Mllm(nn.Module):
         language_model.requires_grad_(False)
         self.language_model = language_model if lora is None else get_peft_model(language_model, lora)
         self._visual_tokens: Tensor | None = None
-        self.embedding.register_forward_hook(self._insert_visual_tokens)
+        self._hook = self.embedding.register_forward_hook(self._insert_visual_tokens)
 
     @property
     def causal_lm(self) -> Any:
@@ -77,6 +77,20 @@ class Mllm(nn.Module):
     def hidden_size(self) -> int:
         """D."""
         return int(self.causal_lm.config.get_text_config().hidden_size)
+
+    def merge_lora(self) -> None:
+        """Folds LoRA and the new rows into the language model, for inference only.
+
+        Not only LoRA's own products are saved: with trainable rows PEFT copies the whole vocabulary at each call.
+        """
+        if hasattr(self.language_model, "merge_and_unload"):
+            self._hook.remove()
+            self.language_model = self.language_model.merge_and_unload()
+            self._hook = self.embedding.register_forward_hook(self._insert_visual_tokens)
+
+    def new_cache(self) -> DynamicCache:
+        """An empty KV cache that keeps every token, so that a mask alone says who may look at whom."""
+        return DynamicCache()
 
     def word_embeddings(self) -> Tensor:
         """`[vocabulary, D]` the frozen word embeddings."""

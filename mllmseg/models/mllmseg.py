@@ -18,6 +18,7 @@ from mllmseg.models.pooling import pool_superpixels, superpixel_geometry
 from mllmseg.models.projector import Projector
 from mllmseg.models.vision_stack import VisionStack
 from mllmseg.structures import ImageFeatures, ImageInputs, PackedText, VisualTokens
+from mllmseg.timing import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ class MLLMSeg(nn.Module):
         self.mllm = mllm
         self.head = head
 
-    def encode_image(self, inputs: ImageInputs) -> ImageFeatures:
+    def encode_image(self, inputs: ImageInputs, clock: Stopwatch | None = None) -> ImageFeatures:
         """Stages 1 to 3: everything that depends on the image alone. The frozen parts only, so it may be cached."""
-        return self.vision.encode_image(inputs)
+        return self.vision.encode_image(inputs, clock)
 
     def project(self, features: ImageFeatures) -> VisualTokens:
         """Stage 4: patch features and label map → `[V, D]` visual tokens."""

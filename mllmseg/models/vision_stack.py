@@ -10,6 +10,7 @@ from mllmseg.models.sam import Sam
 from mllmseg.models.superpixels import SuperpixelGenerator
 from mllmseg.models.vision_tower import VisionTower
 from mllmseg.structures import ImageFeatures, ImageInputs
+from mllmseg.timing import Stopwatch
 
 
 class VisionStack(nn.Module):
@@ -23,11 +24,15 @@ class VisionStack(nn.Module):
         self.requires_grad_(False)
 
     @torch.no_grad()
-    def encode_image(self, inputs: ImageInputs) -> ImageFeatures:
-        """One preprocessed image → its features."""
-        image_embeddings = self.sam.encode_image(inputs.sam_pixels[None])
-        superpixels = self.superpixel_generator(image_embeddings, inputs.input_size)
-        patch_features = self.vision_tower.encode(
-            tower_pixels=inputs.tower_pixels[None], image_embeddings=image_embeddings, input_size=inputs.input_size
-        )[0]
+    def encode_image(self, inputs: ImageInputs, clock: Stopwatch | None = None) -> ImageFeatures:
+        """One preprocessed image → its features; `clock` takes the time of each stage."""
+        clock = clock or Stopwatch()
+        with clock.stage("image_encoder"):
+            image_embeddings = self.sam.encode_image(inputs.sam_pixels[None])
+        with clock.stage("superpixels"):
+            superpixels = self.superpixel_generator(image_embeddings, inputs.input_size)
+        with clock.stage("vision_tower"):
+            patch_features = self.vision_tower.encode(
+                tower_pixels=inputs.tower_pixels[None], image_embeddings=image_embeddings, input_size=inputs.input_size
+            )[0]
         return ImageFeatures(image_embeddings, superpixels, patch_features, inputs.input_size, inputs.original_size)
