@@ -96,12 +96,14 @@ class _ImageToToken:
         self.position_query = encoded.unflatten(-1, (self.heads, -1)).permute(1, 2, 0).contiguous()
         out = attention.out_proj
         self.out_weight = out.weight.t().unflatten(0, (self.heads, -1)).contiguous()  # [M, c, C]
+        # Attention weights of a head sum to one, so the output's bias may ride on the values: a pass over T saved.
+        self.out_bias = out.bias / self.heads
 
     def __call__(self, positions: Tensor, keys: Tensor, values: Tensor, query: Tensor | None = None) -> Tensor:
         """The image plus what it read from the tokens.
 
         Args:
-            positions: `[P, T, C]`, or `[T, C]` with `query` where all prompts still share the image.
+            positions: `[P, T, C]`, overwritten; or `[T, C]` with `query` where all prompts still share the image.
             keys: `[P, n, C]`, tokens with their positional part.
             values: `[P, n, C]`.
             query: `[M, c, T]`, the image's queries where shared.
@@ -112,14 +114,15 @@ class _ImageToToken:
         key = _heads_of(self.attention.k_proj(keys), self.heads)
         key = key * key.shape[-1] ** -0.5
         value = _heads_of(self.attention.v_proj(values), self.heads)
-        value = torch.einsum("pnhc,hcd->phnd", value, self.out_weight).flatten(1, 2)  # [P, M n, C]
+        value = torch.einsum("pnhc,hcd->phnd", value, self.out_weight) + self.out_bias
+        value = value.flatten(1, 2)  # [P, M n, C]
         if query is not None:
             logits = _logits_of_shared(key, query)
         else:
             logits = _absorbed_logits(key, self.query_weight, self.position_query, positions)
         weights = logits.unflatten(1, (self.heads, -1)).softmax(2).flatten(1, 2)  # over the tokens
-        residual = (positions + self.attention.out_proj.bias).expand(len(keys), -1, -1)
-        return torch.baddbmm(residual, weights.transpose(1, 2), value)
+        residual = positions if query is None else positions.repeat(len(keys), 1, 1)
+        return residual.baddbmm_(weights.transpose(1, 2), value)
 
 
 class FoldedDecoder:
@@ -196,18 +199,28 @@ class FoldedDecoder:
         Returns:
             mask logits `[P, 3, 4 * rows, 4 * columns]`, in the decoder's dtype.
         """
-        prompts, (rows, columns) = len(states.tokens), window
-        grid = states.positions.view(prompts, _SIDE, _SIDE, -1)[:, :rows, :columns].reshape(-1, states.tokens.shape[-1])
-        x = F.linear(grid, self.expand_weight, self.expand_bias).view(-1, 4, self.refine_weight.shape[1])
-        norm = self.upscaling_norm
-        x = F.gelu(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
-        x = F.gelu(F.linear(x, self.refine_weight, self.refine_bias))  # 4 x 4 sub-pixels of 32 channels a position
         mlps = self.decoder.output_hypernetworks_mlps
         hyper = torch.stack([mlps[index](states.tokens[:, 1 + index]) for index in (1, 2, 3)], dim=1)
+        scale = SAM_EMBEDDING_STRIDE // SAM_LOW_RES_STRIDE
+        masks = hyper.new_empty(*hyper.shape[:2], scale * window[0], scale * window[1])
+        # On a CPU, one prompt at a time: its 4 MiB stay in the cache and its memory is reused. Batches cost twice.
+        size = 1 if hyper.device.type == "cpu" else len(hyper)
+        for start in range(0, len(hyper), size):
+            part = slice(start, start + size)
+            masks[part] = self._upscale(hyper[part], states.positions[part], window)
+        return masks
+
+    def _upscale(self, hyper: Tensor, positions: Tensor, window: tuple[int, int]) -> Tensor:
+        """`[P, 3, 32]` mask weights, `[P, T, C]` → mask logits `[P, 3, 4 * rows, 4 * columns]`."""
+        prompts, (rows, columns) = len(hyper), window
+        grid = positions.view(prompts, _SIDE, _SIDE, -1)[:, :rows, :columns].reshape(-1, positions.shape[-1])
+        x = F.linear(grid, self.expand_weight, self.expand_bias).view(-1, self.refine_weight.shape[1])
+        norm = self.upscaling_norm
+        x = _gelu_(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
+        x = _gelu_(F.linear(x, self.refine_weight, self.refine_bias))  # 4 x 4 sub-pixels of 32 channels a position
         masks = torch.bmm(hyper, x.view(prompts, -1, hyper.shape[-1]).transpose(1, 2))
         masks = masks.view(prompts, 3, rows, columns, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
-        scale = SAM_EMBEDDING_STRIDE // SAM_LOW_RES_STRIDE
-        return masks.reshape(prompts, 3, scale * rows, scale * columns)
+        return masks.reshape(prompts, 3, 4 * rows, 4 * columns)
 
     def _embed(self, points: Tensor) -> Tensor:
         """`[P, 2]` → `[P, n, C]`: the decoder's output tokens, the point, and a padding point (no box)."""
@@ -221,6 +234,10 @@ class FoldedDecoder:
         query = _heads_of(attention.q_proj(tokens.flatten(0, 1)), attention.num_heads).transpose(0, 1)[None]
         out = F.scaled_dot_product_attention(query, image.key, image.value)[0].transpose(0, 1).flatten(1)
         return attention.out_proj(out).view_as(tokens)
+
+
+def _gelu_(x: Tensor) -> Tensor:
+    return torch.ops.aten.gelu_(x)  # in place: new memory for the largest map costs more than the function
 
 
 def _by_head(weight: Tensor, heads: int) -> Tensor:
