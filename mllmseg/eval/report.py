@@ -80,7 +80,8 @@ class Report:
         lines += [f"| {rule} | {n} | {giou:.3f} | {share:.3f} |" for rule, (n, giou, share) in self.rules.items()]
         lines += ["", "## Without a model, on the template sentences", ""]
         lines += ["| baseline | gIoU, positives | gIoU, all | balanced accuracy |", "|---|---|---|---|"]
-        lines += [f"| {name} | {a:.3f} | {b:.3f} | {c:.3f} |" for name, (a, b, c) in self.baselines.items()]
+        for name, numbers in self.baselines.items():
+            lines.append(f"| {name} | " + " | ".join(_cell(number) for number in numbers) + " |")
         if self.timings:
             lines += ["", "## Time by stage (ms, mean over queries as reported)", "", "| stage | ms |", "|---|---|"]
             lines += [f"| {stage} | {value:.1f} |" for stage, value in self.timings.items()]
@@ -175,6 +176,10 @@ def _rows(group: Group) -> list[str]:
     if group.box_iou.count:
         values["IoU of boxes, targets known by box only"] = str(group.box_iou)
     return [f"| {name} | {value} |" for name, value in values.items()]
+
+
+def _cell(number: float) -> str:
+    return "–" if math.isnan(number) else f"{number:.3f}"
 
 
 def _fraction(pair: tuple[int, int] | None) -> float:

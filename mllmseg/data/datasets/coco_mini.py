@@ -52,7 +52,7 @@ class Instance:
             union of a class (both shoes); or None where only the box is known.
         segmentation: as in the file: polygons, an RLE dict, or an empty list.
         is_crowd: the box holds several objects that were not told apart.
-        area: pixels of the mask, or of the box where there is none.
+        area: as in the file: pixels of the mask, or of the box for box-only labels and some masks too.
     """
 
     id: int
