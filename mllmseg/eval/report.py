@@ -83,7 +83,13 @@ class Report:
         for name, numbers in self.baselines.items():
             lines.append(f"| {name} | " + " | ".join(_cell(number) for number in numbers) + " |")
         if self.timings:
-            lines += ["", "## Time by stage (ms; the stages that see only the image are shared by all its queries)", "", "| stage | ms |", "|---|---|"]
+            lines += [
+                "",
+                "## Time by stage (ms; image stages are shared by its queries)",
+                "",
+                "| stage | ms |",
+                "|---|---|",
+            ]
             lines += [f"| {stage} | {value:.1f} |" for stage, value in self.timings.items()]
         return "\n".join(lines) + "\n"
 
