@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
-from typing import Annotated
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mllmseg.errors import MLLMSegError
+
+if TYPE_CHECKING:
+    from mllmseg.structures import Segmentation
 
 app = typer.Typer(
     name="mllmseg",
@@ -89,6 +96,81 @@ def doctor() -> None:
     problems = sum(finding.level is Level.PROBLEM for finding in findings)
     typer.echo(f"{problems} problem(s) found" if problems else "everything is in order")
     raise typer.Exit(1 if problems else 0)
+
+
+@app.command("segment")
+def segment(
+    image: Annotated[str, typer.Argument(help="An image file.", show_default=False)],
+    query: Annotated[
+        list[str], typer.Argument(help="What to look for, one or several phrases or questions.", show_default=False)
+    ],
+    overlay: Annotated[Path | None, typer.Option(help="Draw the masks on the image, a colour a query.")] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="Write the mask, white on black; for several queries NAME-1.png, NAME-2.png, …, in order."),
+    ] = None,
+    superpixels: Annotated[
+        Path | None, typer.Option(help="Draw the regions the model sees, the chosen ones of all queries lit.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a query, one a line, and nothing else on stdout.")
+    ] = False,
+    threshold: Annotated[float, typer.Option(help="A target exists where its probability reaches this.")] = 0.5,
+    device: Annotated[str, typer.Option(help="cuda, mps, cpu, or auto for the best there is.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="Of the language model: float32, bfloat16, or auto.")] = "auto",
+    model: Annotated[
+        str | None, typer.Option(help="A checkpoint folder or hub id instead of the model that comes along.")
+    ] = None,
+) -> None:
+    """Find what a sentence names in an image. Exit code 0 whether or not it is there, 2 for bad input."""
+    warnings.simplefilter("ignore")  # the libraries' deprecations are no news to a user
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from mllmseg.data.transforms import load_image
+    from mllmseg.inference import answers, outputs, pretrained, serialize, visualize
+
+    # Everything that can be wrong with the input is found before the model is loaded.
+    masks = outputs.numbered(mask, len(query)) if mask else []
+    for path in [overlay, superpixels, *masks]:
+        if path is not None:
+            outputs.check_writable(path, lossless=path in masks)
+    for text in query:
+        answers.check_question(text)
+    picture = load_image(image)
+    folder = pretrained.find_checkpoint(model)
+
+    from mllmseg.inference.segmenter import Segmenter
+
+    segmenter = Segmenter.from_pretrained(folder, device=device, dtype=dtype, progress=sys.stderr.isatty())
+    segmenter.set_image(picture)
+    found = segmenter.segment(query, threshold=threshold)
+    if overlay:
+        outputs.save_image(visualize.overlay_all(picture, found), overlay)
+    if superpixels:
+        outputs.save_image(visualize.chosen_superpixels(picture, found), superpixels)
+    for path, item in zip(masks, found, strict=False):
+        outputs.save_image(visualize.mask_image(item.masks), path)
+    if as_json:
+        for item in found:
+            typer.echo(json.dumps(serialize.to_json(item, image), ensure_ascii=False))
+    else:
+        _show(found, segmenter.timings, [path for path in [overlay, superpixels, *masks] if path])
+
+
+def _show(found: list[Segmentation], image_timings: dict[str, float], written: list[Path]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    for item in found:
+        spent = sum(time for stage, time in item.timings.items() if stage not in image_timings)
+        share = f"{item.union.float().mean():.1%} of the image, " if item.exists else ""
+        console.print(Text(item.answer, style="bold green" if item.exists else "bold yellow"))
+        console.print(Text(f"  P(it exists) {item.score:.2f}, {share}{spent:.0f} ms", style="dim"))
+    tokens, total = found[0].num_visual_tokens, sum(image_timings.values()) / 1e3
+    console.print(Text(f"The image: {tokens} visual tokens, {total:.1f} s once.", style="dim"))
+    for path in written:
+        console.print(Text(f"Wrote {path}"))
 
 
 def main() -> None:

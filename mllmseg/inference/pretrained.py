@@ -6,14 +6,16 @@ import re
 from importlib import resources
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from mllmseg.config import ModelConfig
 from mllmseg.errors import CheckpointError, ConfigError
-from mllmseg.models.checkpoint import CONFIG_FILE, load_checkpoint
-from mllmseg.models.mllmseg import MLLMSeg
 from mllmseg.weights import SCHEME, resolve
+
+if TYPE_CHECKING:
+    from mllmseg.models.mllmseg import MLLMSeg
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _DTYPES = {
@@ -71,10 +73,9 @@ def find_checkpoint(name_or_path: str | PathLike[str] | None) -> Path:
     """
     if name_or_path is None:
         folder = embedded_checkpoint()
-        if not (folder / CONFIG_FILE).is_file():
+        if not folder.is_dir():
             raise CheckpointError(
-                f"this installation carries no trained model ({folder} holds no {CONFIG_FILE}); "
-                "name a checkpoint folder or a hub id"
+                f"this installation carries no trained model (no folder {folder}); name a checkpoint folder or a hub id"
             )
         return folder
     folder = Path(name_or_path).expanduser()
@@ -101,6 +102,9 @@ def load_pretrained(
         CheckpointError: there is no such checkpoint, or it does not fit.
         WeightsError: pre-trained weights cannot be fetched.
     """
+    # Here, so that a missing checkpoint is found before the language model's libraries have taken seconds to import.
+    from mllmseg.models.checkpoint import CONFIG_FILE, load_checkpoint
+
     folder = find_checkpoint(name_or_path)
     if (folder / CONFIG_FILE).is_file():  # else loading says what is missing
         config = ModelConfig.from_yaml(folder / CONFIG_FILE)

@@ -20,7 +20,7 @@ from mllmseg.constants import SEG_TOKEN
 from mllmseg.data.conversation import ConversationEncoder
 from mllmseg.data.transforms import ImageSource, load_image, preprocess
 from mllmseg.errors import DataError
-from mllmseg.inference.answers import compose_answer, is_referring
+from mllmseg.inference.answers import check_question, compose_answer, is_referring
 from mllmseg.inference.generation import generate, turns_of
 from mllmseg.inference.pretrained import load_pretrained, pick_device, pick_dtype
 from mllmseg.inference.scene import Scene, build_scene, decode_masks, score_queries
@@ -209,7 +209,7 @@ class Segmenter:
         turns = turns_of(messages)
         question = turns[-1].question
         for turn in turns:
-            _check(turn.question)
+            check_question(turn.question)
         text = self.encoder.encode([turns], len(scene.tokens.tokens)).to(self.device)
         self._check_length(question, len(text.input_ids) + max_new_tokens)
         with self._computing():
@@ -237,7 +237,7 @@ class Segmenter:
         pack: list[str] = []
         total = 0
         for query in queries:
-            _check(query)
+            check_question(query)
             length = len(self.encoder.encode([[Turn(query, SEG_TOKEN)]], 1, with_prefix=False).input_ids)
             self._check_length(query, scene.prefix_length + length)
             if pack and total + length > MAX_PACKED_TOKENS:
@@ -294,13 +294,3 @@ class Segmenter:
             finally:
                 if training:
                     self.model.train()
-
-
-def _check(query: str) -> None:
-    """Raises DataError where a question is empty or no valid text."""
-    if not query.strip():
-        raise DataError("the question is empty")
-    try:
-        query.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(f"the question {query!r} is not valid text ({error.reason})") from error
