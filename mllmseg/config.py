@@ -99,13 +99,13 @@ class SuperpixelConfig(Config):
     """How SAM's masks become a partition (design: points → masks → filter → NMS → partition → budget)."""
 
     points_per_side: int = pydantic.Field(16, ge=1, le=64)
-    coarse_points_per_side: int | None = pydantic.Field(None, ge=1, le=64)  # first this grid, then points left uncovered
-    max_covering_fraction: float = pydantic.Field(0.05, ge=0, le=1)  # of the image: a larger mask covers no point
+    # A point on a mask below this share of the image is not decoded any more; None decodes the whole grid.
+    max_covering_fraction: float | None = pydantic.Field(0.25, ge=0, le=1)
     pred_iou_threshold: float = 0.80
-    stability_threshold: float = 0.85
+    stability_threshold: float = 0.80
     nms_threshold: float = 0.70
     partition: Literal["carve", "coarse_first"] = "carve"
-    min_region_fraction: float = pydantic.Field(0.005, ge=0, lt=1)  # of the image: smaller masks are not painted
+    min_region_fraction: float = pydantic.Field(0.003, ge=0, lt=1)  # of the image: smaller masks are not painted
     min_visible_fraction: float = pydantic.Field(0.002, ge=0, lt=1)  # what shows of a region; less joins a neighbour
     max_overlap: float = 0.3
     min_tokens: int = pydantic.Field(1, ge=1)

@@ -157,9 +157,7 @@ def _longest_border(labels: IntArray, which: IntArray, areas: IntArray) -> IntAr
     second = np.concatenate([labels[:, :-1].ravel(), labels[:-1].ravel()])
     differ = first != second
     first, second = first[differ], second[differ]
-    codes, lengths = np.unique(
-        np.concatenate([first * count + second, second * count + first]), return_counts=True
-    )
+    codes, lengths = np.unique(np.concatenate([first * count + second, second * count + first]), return_counts=True)
     source, neighbour = codes // count, codes % count
     order = np.lexsort((-neighbour, areas[neighbour], lengths))  # the best of each source is written last
     best = np.full(count, -1, dtype=np.int64)

@@ -142,9 +142,7 @@ def build_sam(config: SamConfig, checkpoint_path: pathlib.Path | None) -> Sam:
         ),
         mask_decoder=modeling.MaskDecoder(
             num_multimask_outputs=3,
-            transformer=modeling.TwoWayTransformer(
-                depth=2, embedding_dim=SAM_EMBEDDING_DIM, mlp_dim=2048, num_heads=8
-            ),
+            transformer=modeling.TwoWayTransformer(depth=2, embedding_dim=SAM_EMBEDDING_DIM, mlp_dim=2048, num_heads=8),
             transformer_dim=SAM_EMBEDDING_DIM,
             iou_head_depth=3,
             iou_head_hidden_dim=256,
