@@ -17,6 +17,9 @@ from mllmseg.errors import ConfigError
 from mllmseg.registry import did_you_mean
 
 
+Dtype = Literal["float32", "bfloat16"]
+
+
 class Config(pydantic.BaseModel):
     """Base of all settings: frozen, no unknown keys."""
 
@@ -89,10 +92,11 @@ def _keys_at(cls: type[Config], loc: tuple[int | str, ...]) -> list[str]:
 
 
 class SamConfig(Config):
-    """Which SAM. `checkpoint`: `mllmseg:<name>`, a path, or None for random weights (tests)."""
+    """Which SAM. `checkpoint`: `mllmseg:<name>`, a path, or None for random weights (tests). `dtype`: of the encoder."""
 
     encoder: Literal["tiny_vit", "vit_b", "vit_l", "vit_h"] = "tiny_vit"
     checkpoint: str | None = "mllmseg:mobile_sam"
+    dtype: Dtype = "bfloat16"
 
 
 class SuperpixelConfig(Config):
@@ -110,7 +114,7 @@ class SuperpixelConfig(Config):
     max_overlap: float = 0.3
     min_tokens: int = pydantic.Field(1, ge=1)
     max_tokens: int = pydantic.Field(64, ge=1)
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    dtype: Dtype = "bfloat16"
     points_per_batch: int = pydantic.Field(8, ge=1)
 
 
@@ -122,6 +126,7 @@ class VisionTowerConfig(Config):
     image_size: int = pydantic.Field(518, ge=14)
     patch_size: int = 14
     hidden_size: int = 384
+    dtype: Dtype = "bfloat16"
     overrides: dict[str, Any] = {}
 
 
@@ -227,7 +232,7 @@ class TrainConfig(Config):
     instruct: StageConfig
     losses: LossConfig = LossConfig()
     masks_per_photo: int = pydantic.Field(2, ge=0)
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    precision: Dtype = "bfloat16"
     seed: int = 0
     log_every: int = pydantic.Field(20, ge=1)
     val_every: int = pydantic.Field(500, ge=1)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mllmseg.data.datasets.coco_mini import Expression, Photo
+from mllmseg.structures import ImageFeatures
 
 if TYPE_CHECKING:
     from mllmseg.inference.segmenter import Segmenter
@@ -49,16 +50,25 @@ Predictor = Callable[[Photo, Sequence[Expression]], Sequence[Prediction]]
 class SegmenterPredictor:
     """A `Segmenter` as a predictor: encodes each image once, asks for all masks, decides by `threshold`."""
 
-    def __init__(self, segmenter: Segmenter, threshold: float | None = None) -> None:
-        """`threshold`: of P(the target exists); None for the segmenter's own."""
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        threshold: float | None = None,
+        features: Callable[[Photo], ImageFeatures] | None = None,
+    ) -> None:
+        """`threshold`: of P(the target exists), None for the segmenter's own; `features`: where they are cached."""
         self.segmenter = segmenter
+        self.features = features
         self.threshold = segmenter.threshold if threshold is None else threshold
 
     def __call__(self, photo: Photo, expressions: Sequence[Expression]) -> list[Prediction]:
         """One prediction for each sentence, in order."""
         from mllmseg.inference.answers import compose_answer
 
-        self.segmenter.set_image(photo.path)
+        if self.features is None:
+            self.segmenter.set_image(photo.path)
+        else:
+            self.segmenter.set_features(self.features(photo))
         predictions = []
         # At threshold 0 every query gets its mask, so that a rejection's cost can be told from a bad mask's.
         for found in self.segmenter.segment([item.text for item in expressions], threshold=0.0):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pathlib
 
+import torch
+
 from mllmseg.config import ModelConfig
 from mllmseg.errors import ConfigError
 from mllmseg.models.head import SegHead
@@ -41,7 +43,10 @@ def build_vision_stack(config: ModelConfig) -> VisionStack:
     """The frozen stages that look at pixels; enough to fill a feature cache, without the language model."""
     sam = build_sam(config.sam, _sam_checkpoint(config))
     source = None if config.vision_tower.checkpoint is None else resolve(config.vision_tower.checkpoint)
-    return VisionStack(config, sam=sam, vision_tower=build_vision_tower(config.vision_tower, source))
+    tower = build_vision_tower(config.vision_tower, source, dtype=getattr(torch, config.vision_tower.dtype))
+    # The mask decoder stays in float32: it is trained through, and costs little beside the encoder.
+    sam.image_encoder.to(getattr(torch, config.sam.dtype))
+    return VisionStack(config, sam=sam, vision_tower=tower)
 
 
 def _sam_checkpoint(config: ModelConfig) -> pathlib.Path | None:

@@ -34,5 +34,5 @@ class VisionStack(nn.Module):
         with clock.stage("vision_tower"):
             patch_features = self.vision_tower.encode(
                 tower_pixels=inputs.tower_pixels[None], image_embeddings=image_embeddings, input_size=inputs.input_size
-            )[0]
+            )[0].float()
         return ImageFeatures(image_embeddings, superpixels, patch_features, inputs.input_size, inputs.original_size)

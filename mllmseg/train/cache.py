@@ -37,8 +37,8 @@ from mllmseg.structures import ImageFeatures, Superpixels
 MIN_BOX_IOU = 0.75
 MIN_PREDICTED_IOU = 0.70
 # Boxes below this share of the image give masks of a few low-res pixels: not worth a decoder pass.
-MIN_BOX_SHARE = 0.002
-MAX_ESTIMATES = 16
+MIN_BOX_SHARE = 0.004
+MAX_ESTIMATES = 10
 
 
 @dataclass(frozen=True)

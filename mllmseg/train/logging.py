@@ -21,6 +21,7 @@ class RunLog:
     """Averages figures between log steps."""
 
     def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:

@@ -35,7 +35,7 @@ from mllmseg.train.cache import CachedPhoto, FeatureCache
 from mllmseg.train.logging import RunLog
 from mllmseg.train.optim import build_optimizer, learning_rate
 from mllmseg.train.steps import StepResult, instruct_loss, name_embeddings, naming_loss
-from mllmseg.train.validation import validate
+from mllmseg.train.validation import validate, validation_photos
 
 log = logging.getLogger(__name__)
 STAGES = ("align", "instruct")
@@ -57,6 +57,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model_config = ModelConfig.from_yaml(config.model)
         self.dataset = CocoMini(config.data.root, "train")
+        self.val = CocoMini(config.data.root, "val")
         self.cache = FeatureCache(config.cache, self.model_config)
         self.photos = training_photos(self.dataset, config.data.photos)
         self.model = build_model(self.model_config)
@@ -77,7 +78,8 @@ class Trainer:
 
     def run(self) -> pathlib.Path:
         """Trains every stage that is not done yet; returns the folder of the final checkpoint."""
-        self.cache.fill(self.photos, workers=self.config.cache_workers)
+        val = validation_photos(self.val, self.config.val_photos) if self.config.val_photos else []
+        self.cache.fill([*self.photos, *val], workers=self.config.cache_workers)
         self.log = RunLog(self.out)
         self.run_stage("align", self.config.align, self.model.projector.parameters(), self.align_step)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -197,7 +199,7 @@ class Trainer:
         if done % self.config.log_every == 0 or last:
             self.log.flush(name, done, stage.steps)
         if name == "instruct" and self.config.val_photos and (done % self.config.val_every == 0 or last):
-            validate(self.model, self.config, self.cache, self.log, done)
+            validate(self.model, self.config, self.val, self.cache, self.log, done)
             self.model.train()
         if done % self.config.checkpoint_every == 0 or last:
             self._save_state(name, done, self.seconds + time.perf_counter() - began)
