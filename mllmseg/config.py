@@ -111,6 +111,7 @@ class SuperpixelConfig(Config):
     partition: Literal["carve", "coarse_first"] = "carve"
     min_region_fraction: float = pydantic.Field(0.003, ge=0, lt=1)  # of the image: smaller masks are not painted
     min_visible_fraction: float = pydantic.Field(0.002, ge=0, lt=1)  # what shows of a region; less joins a neighbour
+    min_fragment_fraction: float = pydantic.Field(0.001, ge=0, lt=1)  # a region's loose bits below it join a neighbour
     max_overlap: float = 0.3
     min_tokens: int = pydantic.Field(1, ge=1)
     max_tokens: int = pydantic.Field(64, ge=1)

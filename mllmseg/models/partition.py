@@ -93,6 +93,22 @@ def _join(count: int, edges: IntArray) -> IntArray:
     return np.unique(parent, return_inverse=True)[1].reshape(-1)
 
 
+def absorb_fragments(label_map: IntArray, min_area: float) -> IntArray:
+    """Gives connected bits below `min_area` pixels to the label around them: SAM's masks have specks and pinholes.
+
+    Args:
+        label_map: `[h, w]`, mask indices or -1.
+        min_area: in pixels.
+
+    Returns:
+        `[h, w]` with a subset of the values.
+    """
+    components = connected_components(label_map)
+    label_of = np.empty(int(components.max()) + 1, dtype=np.int64)
+    label_of[components] = label_map
+    return label_of[absorb_tiny(components, min_area)]
+
+
 def separate_uncovered(label_map: IntArray) -> tuple[IntArray, IntArray]:
     """Gives each connected component of the uncovered pixels a region of its own.
 

@@ -128,7 +128,7 @@ class SuperpixelGenerator:
         return suppress(_concatenate(found), self.config.nms_threshold)
 
     def partition(self, found: MaskSet) -> Superpixels:
-        """Masks to regions: the configured rule, then uncovered areas, tiny regions and the token budget."""
+        """Masks to regions: the configured rule, then specks, uncovered areas, tiny regions, the budget."""
         config = self.config
         masks, levels = found.masks.cpu().numpy(), found.levels.cpu().numpy()
         pixels = masks.shape[1] * masks.shape[2]
@@ -136,6 +136,7 @@ class SuperpixelGenerator:
             painted = partition.carve(masks, config.min_region_fraction * pixels)
         else:
             painted = partition.coarse_first(masks, levels, config.max_overlap)
+        painted = partition.absorb_fragments(painted, config.min_fragment_fraction * pixels)
         labels, sources = partition.separate_uncovered(painted)
         scores = np.append(found.scores.cpu().numpy(), 0.0)[sources]  # -1, uncovered, reads the appended zero
         labels = partition.absorb_tiny(labels, config.min_visible_fraction * pixels)
