@@ -183,12 +183,14 @@ class ModelConfig(Config):
 class DataConfig(Config):
     """What training reads.
 
-    `photos` limits how many are used: those with human masks come first. `flip` is the chance that a sample is
+    `photos` limits how many are used: those with human masks come first. Every `holdout_every`-th of them is kept out of
+    training, to fit the calibration on (0: none). `flip` is the chance that a sample is
     mirrored, features and boxes alike, before sentences are made about it.
     """
 
     root: str
     photos: int | None = None
+    holdout_every: int = pydantic.Field(20, ge=0)
     positives: int = 6
     negatives: int = 4
     human_queries: int = 3

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mllmseg import __version__
-from mllmseg.config import ModelConfig, StageConfig, TrainConfig
+from mllmseg.config import DataConfig, ModelConfig, StageConfig, TrainConfig
 from mllmseg.data.conversation import ConversationEncoder
 from mllmseg.data.datasets.coco_mini import CocoMini, Expression, Photo
 from mllmseg.data.mixture import Sample, make_sample, training_photos
@@ -31,6 +31,7 @@ from mllmseg.models.losses import superpixel_coverage
 from mllmseg.models.mllmseg import MLLMSeg
 from mllmseg.structures import ImageFeatures
 from mllmseg.train.batch import mirror, sample_targets, superpixel_names
+from mllmseg.train.calibration import fit_platt
 from mllmseg.train.cache import CachedPhoto, FeatureCache
 from mllmseg.train.logging import RunLog
 from mllmseg.train.optim import build_optimizer, learning_rate
@@ -59,7 +60,10 @@ class Trainer:
         self.dataset = CocoMini(config.data.root, "train")
         self.val = CocoMini(config.data.root, "val")
         self.cache = FeatureCache(config.cache, self.model_config)
-        self.photos = training_photos(self.dataset, config.data.photos)
+        photos, every = training_photos(self.dataset, config.data.photos), config.data.holdout_every
+        self.holdout = photos[every - 1 :: every] if every else []
+        held = {photo.id for photo in self.holdout}
+        self.photos = [photo for photo in photos if photo.id not in held]
         self.model = build_model(self.model_config)
         prepare_precision(self.model, config.precision)
         self.encoder = ConversationEncoder(
@@ -79,11 +83,12 @@ class Trainer:
     def run(self) -> pathlib.Path:
         """Trains every stage that is not done yet; returns the folder of the final checkpoint."""
         val = validation_photos(self.val, self.config.val_photos) if self.config.val_photos else []
-        self.cache.fill([*self.photos, *val], workers=self.config.cache_workers)
+        self.cache.fill([*self.photos, *self.holdout, *val], workers=self.config.cache_workers)
         self.log = RunLog(self.out)
         self.run_stage("align", self.config.align, self.model.projector.parameters(), self.align_step)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.run_stage("instruct", self.config.instruct, trained, self.instruct_step)
+        self.calibrate()
         final = self.out / "final"
         save_checkpoint(self.model, final, training=self.training_facts("instruct", self.config.instruct.steps))
         return final
@@ -152,14 +157,34 @@ class Trainer:
             naming = naming_loss(visual, names, self.name_table)
         return StepResult(result.loss + weights.naming * naming.loss, naming.figures | result.figures)
 
-    def sample(self, photo: Photo, cached: CachedPhoto, rng: random.Random) -> Sample:
-        """Fresh questions and answers about a photo."""
+    @torch.no_grad()
+    def calibrate(self) -> None:
+        """Fits P(the target exists) on the photos held out."""
+        self.model.eval()
+        upright = self.config.data.model_copy(update={"flip": 0.0})
+        logits, exists = [torch.zeros(0)], [torch.zeros(0, dtype=torch.bool)]
+        for photo in self.holdout:
+            cached = self.cache.read(photo, embeddings=False)
+            sample = self.sample(photo, cached, random.Random(f"{self.config.seed} {photo.id}"), upright)
+            features = as_float(cached.features)
+            visual = self.model.project(features)
+            text = self.encoder.encode(sample.branches, len(visual.tokens))
+            logits.append(self.model([features], [visual], [text]).images[0].exist_logits.float())
+            exists.append(torch.tensor(sample.exists, dtype=torch.bool))
+        scale, bias = fit_platt(torch.cat(logits), torch.cat(exists))
+        self.model.head.calibration.copy_(torch.tensor([scale, bias]))
+        log.info("calibrated on %d queries: scale %.3f, bias %.3f", len(torch.cat(exists)), scale, bias)
+
+    def sample(
+        self, photo: Photo, cached: CachedPhoto, rng: random.Random, data: DataConfig | None = None
+    ) -> Sample:
+        """Fresh questions and answers about a photo; `data`: other settings than the run's."""
         return make_sample(
             photo,
             self._expressions.get(photo.id, []),
             self.dataset.categories,
             set(cached.masks),
-            self.config.data,
+            data or self.config.data,
             rng,
             self.frequency,
         )

@@ -1,0 +1,43 @@
+"""Makes `score` a probability: Platt scaling of the existence logits on photos that training never saw.
+
+Fitted with both classes weighted alike, so that the score is P(the target exists) before one knows how often people ask
+for what is not there, and a threshold of one half balances the two kinds of error.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def fit_platt(logits: Tensor, exists: Tensor) -> tuple[float, float]:
+    """Scale and bias that make `sigmoid(scale * logit + bias)` fit best.
+
+    Args:
+        logits: `[M]` uncalibrated.
+        exists: `[M]` bool, both values present.
+
+    Returns:
+        (scale, bias); (1, 0) where only one class is there to fit.
+    """
+    positive, total = int(exists.sum()), len(exists)
+    if positive in (0, total):
+        return 1.0, 0.0
+    parameters = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
+    inputs, labels = logits.double(), exists.double()
+    weights = torch.where(exists, total / (2 * positive), total / (2 * (total - positive))).double()
+    optimizer = torch.optim.LBFGS([parameters], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(parameters[0] * inputs + parameters[1], labels, weights)
+        # A faint pull towards "as it is": separable data would drive the scale to infinity.
+        loss = loss + 1e-3 * (parameters[0] - 1).square()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    scale, bias = parameters.detach().tolist()
+    return scale, bias
