@@ -16,7 +16,6 @@ import yaml
 from mllmseg.errors import ConfigError
 from mllmseg.registry import did_you_mean
 
-
 Dtype = Literal["float32", "bfloat16"]
 
 
@@ -92,7 +91,7 @@ def _keys_at(cls: type[Config], loc: tuple[int | str, ...]) -> list[str]:
 
 
 class SamConfig(Config):
-    """Which SAM. `checkpoint`: `mllmseg:<name>`, a path, or None for random weights (tests). `dtype`: of the encoder."""
+    """Which SAM. `checkpoint`: `mllmseg:<name>`, a path, or None for random weights (tests); `dtype` of the encoder."""
 
     encoder: Literal["tiny_vit", "vit_b", "vit_l", "vit_h"] = "tiny_vit"
     checkpoint: str | None = "mllmseg:mobile_sam"
@@ -183,9 +182,9 @@ class ModelConfig(Config):
 class DataConfig(Config):
     """What training reads.
 
-    `photos` limits how many are used: those with human masks come first. Every `holdout_every`-th of them is kept out of
-    training, to fit the calibration on (0: none). `flip` is the chance that a sample is
-    mirrored, features and boxes alike, before sentences are made about it.
+    `photos` limits how many are used: those with human masks come first. Every `holdout_every`-th of them is kept out
+    of training, to fit the calibration on (0: none). `flip` is the chance that a sample is mirrored, features and boxes
+    alike, before sentences are made about it.
     """
 
     root: str
@@ -218,6 +217,7 @@ class LossConfig(Config):
     pointer_bce: float = 1.0
     pointer_dice: float = 1.0
     existence: float = 1.0
+    decision_pointer: float = 1.0
     naming: float = 0.2
 
 

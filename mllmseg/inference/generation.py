@@ -124,7 +124,7 @@ class DecisionProcessor:
     def _probability(self) -> float:
         hidden = self.tape.states[-1][None]
         margin = self.model.mllm.decision_margin(hidden)
-        return float(self.model.head.probability(self.model.head.existence(hidden, self.regions, margin)))
+        return float(self.model.head.probability(self.model.head.existence(hidden, self.regions, margin)[0]))
 
 
 @torch.no_grad()

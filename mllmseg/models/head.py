@@ -45,7 +45,9 @@ class SegHead(nn.Module):
         super().__init__()
         self.config = config
         width = config.hidden_size
-        self.query = nn.Sequential(nn.LayerNorm(llm_size), nn.Linear(llm_size, width), nn.GELU(), nn.Linear(width, width))
+        self.query = nn.Sequential(
+            nn.LayerNorm(llm_size), nn.Linear(llm_size, width), nn.GELU(), nn.Linear(width, width)
+        )
         self.kind = nn.Embedding(2, width)  # 0: asked at a [SEG], 1: asked at a decision
         self.feature = nn.Sequential(nn.LayerNorm(feature_size), nn.Linear(feature_size, width))
         self.geometry = nn.Linear(geometry_size, width)
@@ -80,8 +82,8 @@ class SegHead(nn.Module):
         context = (weights[..., None] * superpixels).sum(1) / weights.sum(1, keepdim=True).clamp(min=1e-3)
         return HeadOutput(logits, self.prompt(torch.cat([query, context], dim=-1)))
 
-    def existence(self, decision_hidden_states: Tensor, regions: Tensor, margin: Tensor) -> Tensor:
-        """The evidence that the target exists.
+    def existence(self, decision_hidden_states: Tensor, regions: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
+        """The evidence that the target exists: what the language model says, and whether a superpixel fits.
 
         Args:
             decision_hidden_states: `[M, D]` at the token before the decision.
@@ -89,15 +91,15 @@ class SegHead(nn.Module):
             margin: `[M]` the language model's own logit of [SEG] minus [REJ].
 
         Returns:
-            `[M]` uncalibrated logits.
+            `[M]` uncalibrated logits, and `[M, S]` the superpixel logits they were drawn from.
         """
         query, _, logits = self._point(decision_hidden_states, regions, kind=1)
         best = logits.amax(dim=1, keepdim=True)
-        return margin + self.exists(torch.cat([query, best], dim=-1))[:, 0]
+        return margin + self.exists(torch.cat([query, best], dim=-1))[:, 0], logits
 
     def probability(self, exist_logits: Tensor) -> Tensor:
         """`[M]` uncalibrated logits → calibrated P(the target exists) (Platt scaling, fitted on held-out photos)."""
-        scale, bias = self.calibration
+        scale, bias = self.get_buffer("calibration").unbind()
         return (exist_logits * scale + bias).sigmoid()
 
     def _point(self, hidden_states: Tensor, regions: Tensor, *, kind: int) -> tuple[Tensor, Tensor, Tensor]:

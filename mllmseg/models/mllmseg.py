@@ -28,10 +28,12 @@ class ImageOutput:
     Attributes:
         head: `superpixel_logits [N, S]` and `prompt_embeddings [N, 256]`, one row per [SEG] of the packed text.
         exist_logits: `[M]` one per decision.
+        decision_superpixel_logits: `[M, S]` where the target would be, as seen before deciding.
     """
 
     head: HeadOutput
     exist_logits: Tensor
+    decision_superpixel_logits: Tensor
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,8 @@ class MLLMSeg(nn.Module):
         """Stage 6: `[T, D]` hidden states of one packed text → prompts and existence."""
         decisions = hidden[text.decision_positions]
         margin = self.mllm.decision_margin(decisions)
-        return ImageOutput(
-            self.head(hidden[text.seg_positions], regions), self.head.existence(decisions, regions, margin)
-        )
+        exist_logits, superpixel_logits = self.head.existence(decisions, regions, margin)
+        return ImageOutput(self.head(hidden[text.seg_positions], regions), exist_logits, superpixel_logits)
 
     def decode(self, features: ImageFeatures, head: HeadOutput) -> tuple[Tensor, Tensor]:
         """Stage 7: SAM's mask decoder, prompted by the head.

@@ -106,11 +106,12 @@ def _image_losses(
         for name, chosen in (("_seg_recall", targets.exists), ("_rej_recall", ~targets.exists)):
             if chosen.any():
                 result[name] = right[chosen].float().mean()
+    superpixels = features.superpixels
+    coverage = superpixel_coverage(targets.masks, superpixels.label_map, len(superpixels))
+    result["decision_pointer"] = _decision_pointer_loss(image, targets, coverage)
     if not len(targets.masks):
         return result
-    superpixels = features.superpixels
     logits = image.head.superpixel_logits.float()
-    coverage = superpixel_coverage(targets.masks, superpixels.label_map, len(superpixels))
     result["pointer_bce"], result["pointer_dice"] = pointer_losses(logits, coverage, superpixels.areas)
     result["_pointer_iou"] = _pointer_iou(logits.detach(), coverage, superpixels.areas, targets.masks)
     chosen = torch.randperm(len(targets.masks))[:masks_per_photo]
@@ -122,6 +123,19 @@ def _image_losses(
         overlap = ((valid > 0) & wanted).flatten(1).sum(1)
         result["_mask_iou"] = (overlap / ((valid > 0) | wanted).flatten(1).sum(1).clamp(min=1)).mean()
     return result
+
+
+def _decision_pointer_loss(image: ImageOutput, targets: Targets, coverage: Tensor) -> Tensor:
+    """BCE of where the target would be, before deciding: nowhere if it does not exist.
+
+    It gives the decision something to look at. Each accepted decision has one [SEG] in the training conversations.
+    """
+    logits = image.decision_superpixel_logits.float()
+    if not len(logits) or int(targets.exists.sum()) != len(coverage):
+        return logits.new_zeros(())
+    expected = torch.zeros_like(logits)
+    expected[targets.exists] = coverage
+    return F.binary_cross_entropy_with_logits(logits, expected)
 
 
 def _pointer_iou(logits: Tensor, coverage: Tensor, areas: Tensor, masks: Tensor) -> Tensor:
