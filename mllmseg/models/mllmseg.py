@@ -85,6 +85,7 @@ class MLLMSeg(nn.Module):
         labels = pad([text.labels for text in texts], IGNORE_INDEX)
         counted = labels != IGNORE_INDEX
         predictors = hidden[:, :-1][counted[:, 1:]]
+        hidden = hidden.float()  # whatever the language model computes in, the head computes in float32
         images = []
         for row, (item, tokens, text) in enumerate(zip(features, visual, texts, strict=True)):
             is_image = text.input_ids == self.mllm.image_token_id
