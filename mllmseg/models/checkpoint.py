@@ -1,9 +1,9 @@
 """What we trained, saved beside its configuration: a folder that `load_checkpoint` reads back strictly.
 
-    model.safetensors   the trained tensors only (projector, head, LoRA, new token rows)
-    config.yaml         the `ModelConfig`
-    tokenizer files     with the new tokens
-    training.json       seed, data, steps, time: how it came to be
+- `model.safetensors`: the trained tensors only (projector, head, LoRA, new token rows)
+- `config.yaml`: the `ModelConfig`
+- the tokenizer's files, with the new tokens
+- `training.json`: seed, data, steps, time: how it came to be
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TRAINING_FILE = "training.json"
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
     """Every tensor that training changes: parameters that ask for gradients, and the head's calibration."""
-    state = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    state: dict[str, Tensor] = {name: item for name, item in model.named_parameters() if item.requires_grad}
     state["head.calibration"] = model.get_buffer("head.calibration")
     return {name: tensor.detach() for name, tensor in state.items()}
 

@@ -58,7 +58,7 @@ class Mllm(nn.Module):
         )
         _add_rows(language_model, len(tokenizer))
         language_model.requires_grad_(False)
-        self.language_model = language_model if lora is None else get_peft_model(language_model, lora)
+        self.language_model: Any = language_model if lora is None else get_peft_model(language_model, lora)
         self._visual_tokens: Tensor | None = None
         self._hook = self.embedding.register_forward_hook(self._insert_visual_tokens)
 
@@ -94,7 +94,7 @@ class Mllm(nn.Module):
 
     def word_embeddings(self) -> Tensor:
         """`[vocabulary, D]` the frozen word embeddings."""
-        layer = self.embedding
+        layer: Any = self.embedding
         return getattr(layer, "base_layer", layer).weight.detach()
 
     def forward(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import pathlib
 import random
 import time
@@ -31,8 +30,8 @@ from mllmseg.models.losses import superpixel_coverage
 from mllmseg.models.mllmseg import MLLMSeg
 from mllmseg.structures import ImageFeatures
 from mllmseg.train.batch import mirror, sample_targets, superpixel_names
-from mllmseg.train.calibration import fit_platt
 from mllmseg.train.cache import CachedPhoto, FeatureCache
+from mllmseg.train.calibration import fit_platt
 from mllmseg.train.logging import RunLog
 from mllmseg.train.optim import build_optimizer, learning_rate
 from mllmseg.train.steps import StepResult, instruct_loss, name_embeddings, naming_loss
@@ -66,9 +65,7 @@ class Trainer:
         self.photos = [photo for photo in photos if photo.id not in held]
         self.model = build_model(self.model_config)
         prepare_precision(self.model, config.precision)
-        self.encoder = ConversationEncoder(
-            self.model.mllm.tokenizer, self.model_config.language_model.system_prompt
-        )
+        self.encoder = ConversationEncoder(self.model.mllm.tokenizer, self.model_config.language_model.system_prompt)
         self.frequency = target_frequency(self.photos)
         self.names = sorted(self.dataset.categories)
         self.name_table = name_embeddings(self.model.mllm, self.names)
@@ -172,12 +169,10 @@ class Trainer:
             logits.append(self.model([features], [visual], [text]).images[0].exist_logits.float())
             exists.append(torch.tensor(sample.exists, dtype=torch.bool))
         scale, bias = fit_platt(torch.cat(logits), torch.cat(exists))
-        self.model.head.calibration.copy_(torch.tensor([scale, bias]))
+        self.model.head.get_buffer("calibration").copy_(torch.tensor([scale, bias]))
         log.info("calibrated on %d queries: scale %.3f, bias %.3f", len(torch.cat(exists)), scale, bias)
 
-    def sample(
-        self, photo: Photo, cached: CachedPhoto, rng: random.Random, data: DataConfig | None = None
-    ) -> Sample:
+    def sample(self, photo: Photo, cached: CachedPhoto, rng: random.Random, data: DataConfig | None = None) -> Sample:
         """Fresh questions and answers about a photo; `data`: other settings than the run's."""
         return make_sample(
             photo,
@@ -204,7 +199,9 @@ class Trainer:
         chosen = []
         for number in range(step * stage.batch_size, (step + 1) * stage.batch_size):
             epoch, place = divmod(number, len(self.photos))
-            order = random.Random(f"{self.config.seed} {name} {epoch}").sample(range(len(self.photos)), len(self.photos))
+            order = random.Random(f"{self.config.seed} {name} {epoch}").sample(
+                range(len(self.photos)), len(self.photos)
+            )
             chosen.append(self.photos[order[place]])
         return chosen
 
@@ -238,8 +235,10 @@ class Trainer:
             self.config.to_yaml(settings)
         elif not settings.exists():
             raise ConfigError(f"{self.out} holds no run to resume")
-        elif (changed := _changed(TrainConfig.from_yaml(settings), self.config)):
-            raise ConfigError(f"{self.out} was trained with other settings ({', '.join(changed)}): resuming would mix them")
+        elif changed := _changed(TrainConfig.from_yaml(settings), self.config):
+            raise ConfigError(
+                f"{self.out} was trained with other settings ({', '.join(changed)}): resuming would mix them"
+            )
 
     def _save_state(self, stage: str, step: int, seconds: float) -> None:
         assert self.optimizer is not None

@@ -42,9 +42,7 @@ def validate(
     segmenter = Segmenter(model)
     predictor = SegmenterPredictor(segmenter, features=lambda photo: cache.read(photo).features)
     folder = run_log.folder / "val"
-    report = evaluate(
-        dataset, predictor, predictions_path=folder / f"step-{step:06d}.jsonl", limit=config.val_photos
-    )
+    report = evaluate(dataset, predictor, predictions_path=folder / f"step-{step:06d}.jsonl", limit=config.val_photos)
     group = report.groups["template"]
     figures = {
         "giou_positives": group.positives.value,
