@@ -239,8 +239,9 @@ def _write_numbers(image: Image.Image, labels: Array, count: int) -> None:
 
 
 def _innermost(region: Array) -> Array:
-    """What is left of a region before one more erosion would empty it."""
+    """What is left of a region before one more erosion, from the image's edges too, would empty it."""
+    region = np.pad(region, 1)
     step = 1
     while (smaller := _erode(region, step)).any():
         region, step = smaller, step * 2
-    return region
+    return region[1:-1, 1:-1]
