@@ -170,18 +170,25 @@ def build_mllm(config: LanguageModelConfig, source: str | os.PathLike[str]) -> M
     """Loads the language model and tokenizer of `source` (a folder or hub id), frozen but for LoRA and new rows."""
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     tokenizer = load_tokenizer(source)
-    return Mllm(model, tokenizer, _peft_config(config, tokenizer))
+    return Mllm(model, tokenizer, _peft_config(config, tokenizer, model))
 
 
-def _peft_config(config: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase) -> PeftLoraConfig | None:
+def _peft_config(
+    config: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase, language_model: Any
+) -> PeftLoraConfig | None:
     if config.lora.r == 0:
         return None
+    embedding, head = language_model.get_input_embeddings(), language_model.get_output_embeddings()
+    names = {layer: name for name, layer in language_model.named_modules()}
+    # Where the two are one matrix, PEFT ties the rows; where not, [SEG] and [REJ] must be learned on both sides.
+    layers = [embedding] if head.weight is embedding.weight else [embedding, head]
+    new_rows = [int(index) for index in tokenizer.convert_tokens_to_ids(list(NEW_TOKENS))]
     return PeftLoraConfig(
         r=config.lora.r,
         lora_alpha=config.lora.alpha,
         lora_dropout=config.lora.dropout,
         target_modules=list(config.lora.target_modules),
-        trainable_token_indices=[int(i) for i in tokenizer.convert_tokens_to_ids(list(NEW_TOKENS))],
+        trainable_token_indices={names[layer]: new_rows for layer in layers},
         task_type="CAUSAL_LM",
     )
 
