@@ -5,6 +5,7 @@ T tokens, N [SEG] tokens, M decisions.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ class ConversationEncoder:
     """Renders conversations about one image with the tokenizer's own chat template.
 
     Prompts and answers are tokenised apart, in training and in inference alike, so that no token ever spans the
-    border between a question and its answer.
+    border between a question and its answer. Control tokens of the template in somebody's text are broken up.
     """
 
     def __init__(self, tokenizer: Any, system_prompt: str) -> None:
@@ -28,6 +29,9 @@ class ConversationEncoder:
         self._seg, self._rej, self._image = (
             int(tokenizer.convert_tokens_to_ids(token)) for token in (SEG_TOKEN, REJ_TOKEN, IMAGE_TOKEN)
         )
+        control = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special} - {*NEW_TOKENS}
+        longest_first = sorted(control, key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
     def encode(
         self, branches: Sequence[Sequence[Turn]], num_visual_tokens: int, *, with_prefix: bool = True
@@ -85,29 +89,31 @@ class ConversationEncoder:
                 raise DataError(f"a reserved token ({', '.join(NEW_TOKENS)}) stands in the text {turn.question!r}")
         pieces, done = [], ""
         for index, turn in enumerate(turns):
-            prompt = self._render(turns[: index + 1], placeholders=1)
-            if not prompt.startswith(done):
+            # What stands before an answer is what stands before a probe: templates may put more there (a space, an
+            # empty thought) than their generation prompt says.
+            probe = self._render([*turns[:index], Turn(turn.question, SEG_TOKEN)], placeholders=1)
+            prompt, new = probe[: probe.rfind(SEG_TOKEN)], probe[len(done) : probe.rfind(SEG_TOKEN)]
+            is_open = index == len(turns) - 1 and turn.answer in ("", SEG_TOKEN)  # to be generated, or scored
+            answered = prompt + turn.answer if is_open else self._render(turns[: index + 1], placeholders=1)
+            if not (prompt.startswith(done) and answered.startswith(prompt)):
                 raise ConfigError("this chat template rewrites earlier turns; conversations cannot be packed with it")
-            new = prompt[len(done) :]
             if index == 0:
                 new = new[new.rfind(IMAGE_TOKEN) + len(IMAGE_TOKEN) :]
-            last = index == len(turns) - 1
-            if last and turn.answer in ("", SEG_TOKEN):  # left open: to be generated, or scored
-                done, answer = prompt, turn.answer
-            else:
-                done = self._render(turns[: index + 1], placeholders=1, answered=True)
-                answer = done[len(prompt) :]
-            pieces.append((self._tokenize(new), self._tokenize(answer)))
+            pieces.append((self._tokenize(new), self._tokenize(answered[len(prompt) :])))
+            done = answered
         return pieces
 
-    def _render(self, turns: Sequence[Turn], *, placeholders: int, answered: bool = False) -> str:
+    def _render(self, turns: Sequence[Turn], *, placeholders: int) -> str:
         messages = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
         for index, turn in enumerate(turns):
             image = IMAGE_TOKEN * placeholders + "\n" if index == 0 else ""
-            messages.append({"role": "user", "content": image + turn.question})
-            if answered or index < len(turns) - 1:
-                messages.append({"role": "assistant", "content": turn.answer})
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not answered)
+            messages.append({"role": "user", "content": image + self._as_text(turn.question)})
+            messages.append({"role": "assistant", "content": self._as_text(turn.answer)})
+        return self.tokenizer.apply_chat_template(messages, tokenize=False)
+
+    def _as_text(self, text: str) -> str:
+        """Breaks up what the tokenizer would take for a control token, so that no text can end its own turn."""
+        return self._control.sub(lambda found: f"{found[0][:1]} {found[0][1:]}", text)
 
     def _tokenize(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []

@@ -88,7 +88,7 @@ def test_placeholders_and_visual_tokens_must_agree(
 
 def test_visual_tokens_without_placeholders_are_refused(mllm: Mllm, encoder: ConversationEncoder) -> None:
     text = encoder.encode(BRANCHES, NUM_VISUAL, with_prefix=False)
-    with pytest.raises(AlignmentError, match="0 image placeholders .* 3 visual tokens"):
+    with pytest.raises(AlignmentError, match=r"0 image placeholders .* 3 visual tokens"):
         read(mllm, [text], torch.zeros(3, 32))
 
 

@@ -1,0 +1,174 @@
+"""The [SEG] head: shapes, what depends on what, painting."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from mllmseg.config import HeadConfig
+from mllmseg.models.head import PRIOR_LIMIT, SegHead, paint
+
+LLM, FEATURES, GEOMETRY, WIDTH = 24, 6, 5, 16
+# Attention sums in another order.
+TOLERANCE = 1e-5
+
+
+def build(*, pointer: bool = True) -> SegHead:
+    torch.manual_seed(0)
+    config = HeadConfig(hidden_size=WIDTH, num_layers=2, num_heads=4, pointer=pointer)
+    head = SegHead(config, llm_size=LLM, feature_size=FEATURES, geometry_size=GEOMETRY)
+    for parameter in head.modulate.parameters():  # zero at the start: regions would not depend on the question
+        torch.nn.init.normal_(parameter, std=0.1)
+    return head.eval()
+
+
+@pytest.fixture(scope="module")
+def head() -> SegHead:
+    return build()
+
+
+@pytest.fixture(scope="module")
+def regions() -> Tensor:
+    return torch.randn(7, WIDTH, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def hidden() -> Tensor:
+    return torch.randn(3, LLM, generator=torch.Generator().manual_seed(2))
+
+
+def test_regions_use_all_three_views(head: SegHead) -> None:
+    views = [torch.randn(7, size) for size in (FEATURES, GEOMETRY, LLM)]
+    regions = head.regions(*views)
+    assert regions.shape == (7, WIDTH)
+    for index in range(3):
+        changed = list(views)
+        changed[index] = torch.randn_like(views[index])
+        assert not torch.allclose(head.regions(*changed), regions)
+
+
+@torch.no_grad()
+def test_shapes(head: SegHead, hidden: Tensor, regions: Tensor) -> None:
+    output = head(hidden, regions)
+    assert output.superpixel_logits.shape == (3, 7)
+    assert output.prompt_embeddings.shape == (3, 256)
+    exist_logits, superpixel_logits = head.existence(hidden, regions, torch.zeros(3))
+    assert exist_logits.shape == (3,)
+    assert superpixel_logits.shape == (3, 7)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_no_seg_token_at_all(regions: Tensor, training: bool) -> None:
+    head = build().train(training)
+    output = head(torch.zeros(0, LLM), regions)
+    assert output.superpixel_logits.shape == (0, 7)
+    assert output.prompt_embeddings.shape == (0, 256)
+    exist_logits, superpixel_logits = head.existence(torch.zeros(0, LLM), regions, torch.zeros(0))
+    assert exist_logits.shape == (0,)
+    assert superpixel_logits.shape == (0, 7)
+
+
+@torch.no_grad()
+def test_a_single_superpixel(head: SegHead, hidden: Tensor, regions: Tensor) -> None:
+    output = head(hidden, regions[:1])
+    assert output.superpixel_logits.shape == (3, 1)
+    assert output.prompt_embeddings.isfinite().all()
+
+
+@torch.no_grad()
+def test_queries_do_not_see_each_other(head: SegHead, hidden: Tensor, regions: Tensor) -> None:
+    together = head(hidden, regions)
+    existence = head.existence(hidden, regions, torch.zeros(3))
+    for row in range(3):
+        alone = head(hidden[row : row + 1], regions)
+        options = {"atol": TOLERANCE, "rtol": 0}
+        torch.testing.assert_close(alone.superpixel_logits[0], together.superpixel_logits[row], **options)
+        torch.testing.assert_close(alone.prompt_embeddings[0], together.prompt_embeddings[row], **options)
+        single = head.existence(hidden[row : row + 1], regions, torch.zeros(1))
+        torch.testing.assert_close(single[0][0], existence[0][row], **options)
+
+
+@torch.no_grad()
+def test_the_order_of_superpixels_means_nothing(head: SegHead, hidden: Tensor, regions: Tensor) -> None:
+    order = torch.tensor([3, 0, 6, 1, 5, 2, 4])
+    plain, shuffled = head(hidden, regions), head(hidden, regions[order])
+    options = {"atol": TOLERANCE, "rtol": 0}
+    torch.testing.assert_close(shuffled.superpixel_logits, plain.superpixel_logits[:, order], **options)
+    torch.testing.assert_close(shuffled.prompt_embeddings, plain.prompt_embeddings, **options)
+
+
+@torch.no_grad()
+def test_superpixels_see_each_other(head: SegHead, hidden: Tensor, regions: Tensor) -> None:
+    """Else "the leftmost dog" could not compare dogs."""
+    changed = regions.clone()
+    changed[6] += 1
+    difference = head(hidden, changed).superpixel_logits - head(hidden, regions).superpixel_logits
+    assert difference[:, :6].abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_existence_adds_the_language_models_own_margin(head: SegHead, hidden: Tensor, regions: Tensor) -> None:
+    margin = torch.tensor([-2.0, 0.0, 3.0])
+    without, _ = head.existence(hidden, regions, torch.zeros(3))
+    torch.testing.assert_close(head.existence(hidden, regions, margin)[0], without + margin)
+
+
+@torch.no_grad()
+def test_deciding_and_pointing_ask_differently(head: SegHead, hidden: Tensor, regions: Tensor) -> None:
+    pointed = head(hidden, regions).superpixel_logits
+    assert not torch.allclose(head.existence(hidden, regions, torch.zeros(3))[1], pointed)
+
+
+def test_every_parameter_learns(regions: Tensor, hidden: Tensor) -> None:
+    head = build().train()
+    described = head.regions(torch.randn(7, FEATURES), torch.randn(7, GEOMETRY), torch.randn(7, LLM))
+    output = head(hidden, described)
+    existence, _ = head.existence(hidden, described, torch.zeros(3))
+    loss = output.superpixel_logits.square().sum() + output.prompt_embeddings.square().sum() + existence.sum()
+    loss.backward()
+    idle = [name for name, item in head.named_parameters() if item.grad is None or not item.grad.any()]
+    assert idle == ["prior_weight"], "which decoding uses"
+
+
+def test_without_pointer_every_superpixel_counts_alike(regions: Tensor, hidden: Tensor) -> None:
+    output = build(pointer=False)(hidden, regions)
+    assert not output.superpixel_logits.any()
+    assert output.prompt_embeddings.isfinite().all()
+    assert not torch.allclose(output.prompt_embeddings[0], output.prompt_embeddings[1])
+
+
+def test_select(head: SegHead, hidden: Tensor, regions: Tensor) -> None:
+    output = head(hidden, regions)
+    for rows in (torch.tensor([2, 0]), torch.tensor([True, False, True])):
+        chosen = output.select(rows)
+        assert torch.equal(chosen.superpixel_logits, output.superpixel_logits[rows])
+        assert torch.equal(chosen.prompt_embeddings, output.prompt_embeddings[rows])
+
+
+def test_probability_is_calibrated() -> None:
+    head = build()
+    logits = torch.tensor([-1.0, 0.5, 4.0])
+    torch.testing.assert_close(head.probability(logits), logits.sigmoid())
+    head.get_buffer("calibration").copy_(torch.tensor([2.0, -1.0]))
+    torch.testing.assert_close(head.probability(logits), torch.tensor([-3.0, 0.0, 7.0]).sigmoid())
+    assert "calibration" in head.state_dict()
+
+
+def test_paint() -> None:
+    label_map = torch.tensor([[0, 0, 1], [2, 2, 1]])
+    logits = torch.tensor([[1.0, -2.0, 3.0], [99.0, -99.0, 0.0]])
+    painted = paint(logits, label_map, 4)
+    assert painted.shape == (2, 1, 4, 4)
+    assert painted[0, 0, :2, :3].tolist() == [[1, 1, -2], [3, 3, -2]]
+    assert painted[1, 0, :2, :3].tolist() == [[PRIOR_LIMIT, PRIOR_LIMIT, -PRIOR_LIMIT], [0, 0, -PRIOR_LIMIT]]
+    assert (painted[:, :, 2:] == -PRIOR_LIMIT).all()
+    assert (painted[:, :, :, 3:] == -PRIOR_LIMIT).all()
+    assert paint(logits[:0], label_map, 4).shape == (0, 1, 4, 4)
+
+
+def test_the_gradient_of_paint_counts_pixels() -> None:
+    logits = torch.zeros(1, 3, requires_grad=True)
+    paint(logits, torch.tensor([[0, 0, 1], [0, 2, 1]]), 4).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.tolist() == [[3, 2, 1]]
