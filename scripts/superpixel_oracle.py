@@ -30,7 +30,7 @@ from mllmseg.weights import resolve
 # The first two rows are the comparison that decided between the partitions.
 SETTINGS = (
     "coarse-first, whole grid: partition=coarse_first max_covering_fraction=null stability_threshold=0.85",
-    "carve, whole grid, regions >= 0.5 %: max_covering_fraction=null stability_threshold=0.85 min_region_fraction=0.005",
+    "carve, whole grid, large regions: max_covering_fraction=null stability_threshold=0.85 min_region_fraction=0.005",
     "carve, 8 x 8: points_per_side=8 max_covering_fraction=null",
     "carve, 12 x 12: points_per_side=12 max_covering_fraction=null",
     "carve, points on no mask below 10 %: max_covering_fraction=0.1",

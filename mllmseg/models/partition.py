@@ -50,15 +50,15 @@ def coarse_first(masks: BoolArray, levels: IntArray, max_overlap: float) -> IntA
     Returns:
         `[h, w]`, the index of the mask on top, or -1.
     """
-    flat = masks.reshape(len(masks), -1).astype(np.float32)
+    flat = masks.reshape(len(masks), masks.shape[1] * masks.shape[2]).astype(np.float32)
     overlap = flat @ flat.T / np.maximum(flat.sum(1), 1)[:, None]
     accepted: list[int] = []
     for level in (2, 1, 0):
         for index in np.flatnonzero(levels == level):
             if (overlap[index, accepted] < max_overlap).all():
                 accepted.append(int(index))
-    label_map = carve(masks[accepted], min_area=0)
-    return np.where(label_map == UNCOVERED, UNCOVERED, np.array([*accepted, UNCOVERED])[label_map])
+    label_map = carve(masks[np.array(accepted, dtype=np.int64)], min_area=0)
+    return np.array([*accepted, UNCOVERED])[label_map]  # -1 reads the appended -1
 
 
 def connected_components(label_map: IntArray) -> IntArray:

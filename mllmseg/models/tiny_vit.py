@@ -31,7 +31,8 @@ class ConvBN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, H, W]` → `[B, C', H', W']`. Folding the norm costs microseconds and saves a pass over the map."""
-        assert self.bn.running_mean is not None and self.bn.running_var is not None  # they are tracked by default
+        assert self.bn.running_mean is not None
+        assert self.bn.running_var is not None
         scale = self.bn.weight * torch.rsqrt(self.bn.running_var + self.bn.eps)
         bias = self.bn.bias - self.bn.running_mean * scale
         weight = self.c.weight * scale[:, None, None, None]
