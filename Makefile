@@ -49,4 +49,4 @@ format: $(VENV)/.ready  ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 clean:  ## remove the environment and what runs leave behind
-	rm -rf $(VENV) build dist out .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist out .hypothesis .mypy_cache .pytest_cache .ruff_cache
