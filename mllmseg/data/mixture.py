@@ -136,7 +136,8 @@ def _spoken(photo: Photo, expression: Expression, flipped: bool) -> tuple[str, s
 
 
 def _has_side(text: str) -> bool:
-    return re.search(r"\b(left|right)(most)?\b|-(left|right)", text.lower()) is not None
+    # Also "leftmost", "left-hand", "topleft"; that "leftover" goes too costs little.
+    return re.search(r"\b(top|bottom|upper|lower)?(left|right)", text.lower()) is not None
 
 
 def _iou(a: Box, b: Box) -> float:

@@ -48,6 +48,7 @@ def load_trained_state(model: nn.Module, state: dict[str, Tensor], *, source: st
     for name, tensor in own.items():
         if tensor.shape != state[name].shape:
             raise CheckpointError(f"{source}: {name} is {tuple(state[name].shape)}, expected {tuple(tensor.shape)}")
+    for name, tensor in own.items():
         tensor.copy_(state[name])
 
 
