@@ -100,6 +100,7 @@ def main() -> None:
     if arguments.limit is not None and arguments.limit < len(photos):
         photos = [photos[index] for index in np.linspace(0, len(photos) - 1, arguments.limit).astype(int)]
     sam = build_sam(SamConfig(), pathlib.Path(resolve(arguments.sam)))
+    sam.image_encoder.to(getattr(torch, SamConfig().dtype))
     print(run(sam, photos, arguments.setting or list(SETTINGS), arguments.panels))
 
 
