@@ -157,6 +157,47 @@ def segment(
         _show(found, segmenter.timings, [path for path in [overlay, superpixels, *masks] if path])
 
 
+ConfigArgument = Annotated[Path, typer.Argument(help="A training configuration (YAML).", show_default=False)]
+OverridesArgument = Annotated[
+    list[str] | None, typer.Argument(help="Settings to change, as key.sub=value.", metavar="[KEY=VALUE]…")
+]
+
+
+@app.command("train")
+def train(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the configuration's 'out'.")] = False,
+) -> None:
+    """Train a model; prints the folder of the finished checkpoint."""
+    from mllmseg.config import TrainConfig
+
+    settings = TrainConfig.from_yaml(config, overrides)
+    _log_to_stderr()
+    from mllmseg.train.trainer import Trainer
+
+    typer.echo(Trainer(settings, resume=resume).run())
+
+
+@app.command("cache")
+def cache(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
+    """Compute what the frozen encoders say about a run's photos, ahead of the run; prints the folder."""
+    from mllmseg.config import TrainConfig
+
+    settings = TrainConfig.from_yaml(config, overrides)
+    _log_to_stderr()
+    from mllmseg.train.trainer import fill_cache
+
+    typer.echo(fill_cache(settings).folder)
+
+
+def _log_to_stderr() -> None:
+    import logging
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("mllmseg").setLevel(logging.INFO)
+
+
 def _show(found: list[Segmentation], image_timings: dict[str, float], written: list[Path]) -> None:
     from rich.console import Console
     from rich.text import Text

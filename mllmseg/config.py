@@ -67,7 +67,10 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
             raise ConfigError(f"override '{override}': '{parent}' holds a value, not a section")
-    node[last] = yaml.safe_load(text)
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override '{override}': not a YAML value: {error}") from error
 
 
 def _explain(error: pydantic.ValidationError, cls: type[Config], source: str) -> str:

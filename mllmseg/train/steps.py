@@ -82,7 +82,9 @@ def instruct_loss(
     """Text, pointer, mask and existence losses of B photos with their packed conversations."""
     output = model(features, visual, texts)
     losses = {"text": text_loss(output.text_logits, output.text_labels)}
-    figures = {"token_accuracy": (output.text_logits.argmax(-1) == output.text_labels).float().mean().item()}
+    figures = {}
+    if len(output.text_labels):
+        figures["token_accuracy"] = (output.text_logits.argmax(-1) == output.text_labels).float().mean().item()
     parts: dict[str, list[Tensor]] = {}
     for item, target, image in zip(features, targets, output.images, strict=True):
         for name, value in _image_losses(model, item, target, image, masks_per_photo).items():

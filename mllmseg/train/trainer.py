@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import pathlib
+import pickle
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mllmseg import __version__
-from mllmseg.config import DataConfig, ModelConfig, StageConfig, TrainConfig
+from mllmseg.config import Config, DataConfig, ModelConfig, StageConfig, TrainConfig
 from mllmseg.data.conversation import ConversationEncoder
 from mllmseg.data.datasets.coco_mini import CocoMini, Expression, Photo
 from mllmseg.data.mixture import Sample, make_sample, training_photos
@@ -39,7 +40,7 @@ from mllmseg.train.validation import validate, validation_photos
 
 log = logging.getLogger(__name__)
 STAGES = ("align", "instruct")
-STATE_FILE = "state.pt"
+STATE_FILE, SETTINGS_FILE, MODEL_SETTINGS_FILE = "state.pt", "train.yaml", "model.yaml"
 
 
 class Trainer:
@@ -49,13 +50,15 @@ class Trainer:
         """Reads the data and builds the model.
 
         Raises:
-            ConfigError: the run folder holds another run and `resume` is false, or resuming finds other settings.
+            ConfigError: the run folder holds a run and `resume` is false, resuming finds none or other settings, or no
+                photo is left to train on.
+            CheckpointError: the state to resume from is damaged.
         """
         self.config = config
         self.out = pathlib.Path(config.out)
-        self._claim_folder(resume)
-        torch.manual_seed(config.seed)
         self.model_config = ModelConfig.from_yaml(config.model)
+        self._check_folder(resume)
+        torch.manual_seed(config.seed)
         self.dataset = CocoMini(config.data.root, "train")
         self.val = CocoMini(config.data.root, "val")
         self.cache = FeatureCache(config.cache, self.model_config)
@@ -63,6 +66,8 @@ class Trainer:
         self.holdout = photos[every - 1 :: every] if every else []
         held = {photo.id for photo in self.holdout}
         self.photos = [photo for photo in photos if photo.id not in held]
+        if not self.photos:
+            raise ConfigError(f"{config.data.root}: {len(photos)} photos, {len(held)} of them held out: none is left")
         self.model = build_model(self.model_config)
         prepare_precision(self.model, config.precision)
         self.encoder = ConversationEncoder(self.model.mllm.tokenizer, self.model_config.language_model.system_prompt)
@@ -76,11 +81,12 @@ class Trainer:
         self.start = (STAGES[0], 0)
         self.optimizer: torch.optim.Optimizer | None = None
         self._resumed: dict[str, Any] | None = self._load_state() if resume else None
+        if not resume:  # only now: a run that cannot even start occupies no folder
+            self._claim_folder()
 
     def run(self) -> pathlib.Path:
         """Trains every stage that is not done yet; returns the folder of the final checkpoint."""
-        val = validation_photos(self.val, self.config.val_photos) if self.config.val_photos else []
-        self.cache.fill([*self.photos, *self.holdout, *val], workers=self.config.cache_workers)
+        _fill(self.cache, self.config, self.dataset, self.val)
         self.log = RunLog(self.out)
         self.run_stage("align", self.config.align, self.model.projector.parameters(), self.align_step)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -187,10 +193,8 @@ class Trainer:
     def superpixel_names(self, photo: Photo, cached: CachedPhoto) -> Tensor:
         """`[S]` index into the sorted category names, -1 where unknown."""
         superpixels = cached.features.superpixels
-        masks = torch.stack(list(cached.masks.values())) if cached.masks else torch.zeros(0, 1)
-        coverage = (
-            superpixel_coverage(masks, superpixels.label_map, len(superpixels)) if len(masks) else torch.zeros(0, 1)
-        )
+        masks = torch.stack([torch.zeros_like(superpixels.label_map, dtype=torch.bool), *cached.masks.values()])[1:]
+        coverage = superpixel_coverage(masks, superpixels.label_map, len(superpixels))
         index = {name: number for number, name in enumerate(self.names)}
         return superpixel_names(cached, {item.id: index[item.category] for item in photo.instances}, coverage)
 
@@ -199,10 +203,8 @@ class Trainer:
         chosen = []
         for number in range(step * stage.batch_size, (step + 1) * stage.batch_size):
             epoch, place = divmod(number, len(self.photos))
-            order = random.Random(f"{self.config.seed} {name} {epoch}").sample(
-                range(len(self.photos)), len(self.photos)
-            )
-            chosen.append(self.photos[order[place]])
+            shuffled = random.Random(f"{self.config.seed} {name} {epoch}").sample(self.photos, len(self.photos))
+            chosen.append(shuffled[place])
         return chosen
 
     def training_facts(self, stage: str, step: int) -> dict[str, Any]:
@@ -220,25 +222,30 @@ class Trainer:
         last = done == stage.steps
         if done % self.config.log_every == 0 or last:
             self.log.flush(name, done, stage.steps)
+        if done % self.config.checkpoint_every == 0 or last:
+            self._save_state(name, done, self.seconds + time.perf_counter() - began)
         if name == "instruct" and self.config.val_photos and (done % self.config.val_every == 0 or last):
             validate(self.model, self.config, self.val, self.cache, self.log, done)
             self.model.train()
-        if done % self.config.checkpoint_every == 0 or last:
-            self._save_state(name, done, self.seconds + time.perf_counter() - began)
 
-    def _claim_folder(self, resume: bool) -> None:
-        settings = self.out / "train.yaml"
+    def _check_folder(self, resume: bool) -> None:
+        settings, model = self.out / SETTINGS_FILE, self.out / MODEL_SETTINGS_FILE
         if not resume:
             if (self.out / STATE_FILE).exists() or settings.exists():
                 raise ConfigError(f"{self.out} holds a run already: resume it (--resume) or choose another 'out'")
-            self.out.mkdir(parents=True, exist_ok=True)
-            self.config.to_yaml(settings)
-        elif not settings.exists():
+            return
+        if not settings.exists():
             raise ConfigError(f"{self.out} holds no run to resume")
-        elif changed := _changed(TrainConfig.from_yaml(settings), self.config):
-            raise ConfigError(
-                f"{self.out} was trained with other settings ({', '.join(changed)}): resuming would mix them"
-            )
+        changed = _changed(TrainConfig.from_yaml(settings), self.config)
+        if model.exists():
+            changed += [f"model: {key}" for key in _changed(ModelConfig.from_yaml(model), self.model_config)]
+        if changed:
+            raise ConfigError(f"{self.out} was trained with other settings ({', '.join(changed)}): resume with its own")
+
+    def _claim_folder(self) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.config.to_yaml(self.out / SETTINGS_FILE)
+        self.model_config.to_yaml(self.out / MODEL_SETTINGS_FILE)
 
     def _save_state(self, stage: str, step: int, seconds: float) -> None:
         assert self.optimizer is not None
@@ -253,14 +260,32 @@ class Trainer:
         torch.save(state, temporary)
         temporary.rename(self.out / STATE_FILE)
 
-    def _load_state(self) -> dict[str, Any]:
+    def _load_state(self) -> dict[str, Any] | None:
         path = self.out / STATE_FILE
         if not path.is_file():
-            raise CheckpointError(f"{path}: nothing was saved yet; start the run anew")
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+            log.info("%s: nothing was saved yet, starting at the beginning", self.out)
+            return None
+        try:
+            state: dict[str, Any] = torch.load(path, weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise CheckpointError(f"{path} is damaged ({error}); start the run anew in another 'out'") from error
         load_trained_state(self.model, state["model"], source=str(path))
         self.start, self.seconds = (state["stage"], state["step"]), state["seconds"]
         return state
+
+
+def fill_cache(config: TrainConfig) -> FeatureCache:
+    """Computes the features a run will read, and nothing else: before the run, or on several machines at once."""
+    cache = FeatureCache(config.cache, ModelConfig.from_yaml(config.model))
+    _fill(cache, config, CocoMini(config.data.root, "train"), CocoMini(config.data.root, "val"))
+    return cache
+
+
+def _fill(cache: FeatureCache, config: TrainConfig, train: CocoMini, val: CocoMini) -> None:
+    photos = training_photos(train, config.data.photos)
+    if config.val_photos:
+        photos += validation_photos(val, config.val_photos)
+    cache.fill(photos, workers=config.cache_workers)
 
 
 def step_rng(seed: int, stage: str, step: int) -> random.Random:
@@ -283,6 +308,6 @@ def as_float(features: ImageFeatures) -> ImageFeatures:
     return features.to(torch.float32)
 
 
-def _changed(old: TrainConfig, new: TrainConfig) -> list[str]:
+def _changed(old: Config, new: Config) -> list[str]:
     before, after = old.model_dump(), new.model_dump()
     return [key for key in before if before[key] != after[key]]

@@ -36,14 +36,18 @@ def validate(
     """Scores the model on `config.val_photos` photos of the val split and pictures a few answers.
 
     Returns:
-        gIoU of the template sentences with a target and balanced accuracy of existence, as logged.
+        gIoU of the template sentences (people's where there are none) with a target and balanced accuracy of existence,
+        as logged; nothing where the split has no sentences.
     """
     model.eval()
     segmenter = Segmenter(model)
     predictor = SegmenterPredictor(segmenter, features=lambda photo: cache.read(photo).features)
     folder = run_log.folder / "val"
     report = evaluate(dataset, predictor, predictions_path=folder / f"step-{step:06d}.jsonl", limit=config.val_photos)
-    group = report.groups["template"]
+    group = report.groups.get("template") or report.groups.get("human")
+    if group is None:
+        log.warning("%s holds no sentences about val photos: nothing to validate on", dataset.root)
+        return {}
     figures = {
         "giou_positives": group.positives.value,
         "giou_forced": group.forced.value,

@@ -1,0 +1,123 @@
+"""Mirroring, targets and the names of superpixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mllmseg.data.datasets.coco_mini import Photo
+from mllmseg.data.mixture import Sample
+from mllmseg.models.partition import to_superpixels
+from mllmseg.models.pooling import pool_superpixels, superpixel_geometry
+from mllmseg.structures import ImageFeatures
+from mllmseg.train.batch import UNNAMED, mirror, sample_targets, superpixel_names
+from mllmseg.train.cache import CachedPhoto
+
+
+@pytest.fixture
+def features(make_features: Callable[..., ImageFeatures]) -> ImageFeatures:
+    """Four regions of different sizes at different places, in a narrow image: 192 of 256 columns are valid."""
+    labels = np.zeros((256, 192), dtype=np.int64)
+    labels[:, 150:] = 1
+    labels[10:60, 20:40] = 2
+    labels[200:240, 30:170] = 3
+    superpixels = to_superpixels(labels, np.ones(4, dtype=np.float32))
+    patches = torch.randn(16, 8, 6, generator=torch.Generator().manual_seed(5))
+    return replace(
+        make_features(2),
+        superpixels=superpixels,
+        patch_features=patches,
+        input_size=(1024, 768),
+        original_size=(64, 48),
+    )
+
+
+def test_twice_mirrored_is_as_before(features: ImageFeatures) -> None:
+    again = mirror(mirror(features))
+    assert again.image_embeddings is not None
+    assert features.image_embeddings is not None
+    assert again.image_embeddings.equal(features.image_embeddings)
+    assert again.patch_features.equal(features.patch_features)
+    for name in ("label_map", "boxes", "areas", "scores"):
+        assert getattr(again.superpixels, name).equal(getattr(features.superpixels, name))
+    assert (again.input_size, again.original_size) == (features.input_size, features.original_size)
+
+
+def test_mirrored_superpixels_are_those_of_the_mirrored_map(features: ImageFeatures) -> None:
+    """Region for region: the order stays, boxes fit the map."""
+    mirrored = mirror(features).superpixels
+    assert mirrored.label_map.equal(features.superpixels.label_map.flip(1))
+    for index, (x0, y0, x1, y1) in enumerate(mirrored.boxes.tolist()):
+        ys, xs = (mirrored.label_map == index).nonzero().unbind(1)
+        assert (x0, y0, x1, y1) == (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
+    assert mirrored.boxes.dtype == features.superpixels.boxes.dtype
+
+
+def test_a_region_keeps_its_features_and_mirrors_its_place(features: ImageFeatures) -> None:
+    other = mirror(features)
+    before = pool_superpixels(features.patch_features, features.superpixels)
+    # Label pixels are counted per patch; both grids are symmetric, so only the order of the sum changes.
+    torch.testing.assert_close(pool_superpixels(other.patch_features, other.superpixels), before, atol=1e-5, rtol=0)
+    x, y = superpixel_geometry(features.superpixels)[:, :2].unbind(1)
+    mirrored_x, mirrored_y = superpixel_geometry(other.superpixels)[:, :2].unbind(1)
+    torch.testing.assert_close(mirrored_x, -x, atol=1e-5, rtol=0)
+    torch.testing.assert_close(mirrored_y, y)
+
+
+def test_embeddings_are_mirrored_within_the_valid_window(features: ImageFeatures) -> None:
+    mirrored = mirror(features).image_embeddings
+    assert mirrored is not None
+    assert features.image_embeddings is not None
+    assert mirrored[..., :48].equal(features.image_embeddings[..., :48].flip(-1))
+    assert mirrored[..., 48:].equal(features.image_embeddings[..., 48:]), "padding stays where it is"
+    assert mirror(replace(features, image_embeddings=None)).image_embeddings is None
+
+
+def cached_with(features: ImageFeatures, *boxes: tuple[int, int, int, int]) -> CachedPhoto:
+    masks = {}
+    for ident, (x0, y0, x1, y1) in enumerate(boxes, start=5):
+        masks[ident] = torch.zeros(256, 192, dtype=torch.bool)
+        masks[ident][y0:y1, x0:x1] = True
+    return CachedPhoto(features, masks, frozenset())
+
+
+def sample(*targets: tuple[int, ...], exists: tuple[bool, ...], flipped: bool = False) -> Sample:
+    photo = Photo(1, Path("1.jpg"), (64, 48), frozenset(), "coco80", ())
+    return Sample(photo=photo, branches=(), targets=targets, exists=exists, flipped=flipped)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_targets_are_unions_mirrored_with_the_sample(features: ImageFeatures, flipped: bool) -> None:
+    cached = cached_with(features, (0, 0, 10, 20), (30, 0, 40, 20))
+    found = sample_targets(sample((5, 6), (6,), exists=(True, False, True), flipped=flipped), cached)
+    columns = torch.zeros(2, 192, dtype=torch.bool)
+    columns[0, :10] = columns[:, 30:40] = True
+    if flipped:
+        columns = columns.flip(1)
+    assert found.masks.shape == (2, 256, 192)
+    assert found.masks[:, 0].equal(columns)
+    assert found.masks.any(2).sum(1).tolist() == [20, 20]
+    assert found.exists.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_sample_without_targets(features: ImageFeatures, flipped: bool) -> None:
+    found = sample_targets(sample(exists=(), flipped=flipped), cached_with(features))
+    assert found.masks.shape == (0, 256, 192)
+    assert found.masks.dtype == found.exists.dtype == torch.bool
+    assert found.exists.shape == (0,)
+
+
+def test_superpixels_bear_the_name_of_what_covers_them(features: ImageFeatures) -> None:
+    coverage = torch.tensor([[0.9, 0.59, 0.3, 0.0], [0.05, 0.41, 0.7, 0.0]])
+    cached = cached_with(features, (0, 0, 1, 1), (1, 1, 2, 2))
+    assert superpixel_names(cached, {5: 30, 6: 10}, coverage).tolist() == [30, UNNAMED, 10, UNNAMED]
+
+
+def test_without_masks_no_superpixel_has_a_name(features: ImageFeatures) -> None:
+    assert superpixel_names(cached_with(features), {}, torch.zeros(0, 1)).tolist() == [UNNAMED] * 4

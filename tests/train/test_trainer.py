@@ -1,0 +1,203 @@
+"""Short runs on drawn photos: exact resume, whose folder is whose, what each stage trains."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mllmseg.config import DataConfig, ModelConfig, StageConfig, TrainConfig
+from mllmseg.data.datasets.coco_mini import Photo
+from mllmseg.errors import CheckpointError, ConfigError
+from mllmseg.models.build import build_model
+from mllmseg.models.checkpoint import load_checkpoint, trained_state
+from mllmseg.train.steps import StepResult
+from mllmseg.train.trainer import Trainer, fill_cache, prepare_precision, step_rng
+
+Settings = Callable[..., TrainConfig]
+
+
+class Killed(BaseException):
+    """Nothing in the trainer catches this, as nothing catches SIGKILL."""
+
+
+def run(settings: TrainConfig, *, resume: bool = False, die: tuple[str, int] | None = None) -> Trainer:
+    """Runs to the end, or dies in the step with this number of this stage (0: its first)."""
+    trainer = Trainer(settings, resume=resume)
+    if die is None:
+        trainer.run()
+        return trainer
+    stage, number = die
+    healthy = getattr(trainer, f"{stage}_step")
+    first = trainer.start[1] if trainer.start[0] == stage else 0
+    steps = iter(range(first, first + 99))
+
+    def mortal(*args: object) -> StepResult:
+        if next(steps) == number:
+            raise Killed
+        return healthy(*args)
+
+    setattr(trainer, f"{stage}_step", mortal)
+    with pytest.raises(Killed):
+        trainer.run()
+    return trainer
+
+
+def weights_of(trainer: Trainer) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in trained_state(trainer.model).items()}
+
+
+@pytest.fixture(scope="module")
+def finished(run_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    """A run that was never stopped, validated on the way."""
+    return run(run_settings(tmp_path_factory.mktemp("finished"), val_photos=2, val_every=2))
+
+
+def test_a_run_leaves_a_checkpoint_its_settings_and_its_figures(finished: Trainer) -> None:
+    model = load_checkpoint(finished.out / "final")
+    # Saved in float32, read into float32: bit for bit.
+    assert all(tensor.equal(trained_state(model)[name]) for name, tensor in weights_of(finished).items())
+    assert TrainConfig.from_yaml(finished.out / "train.yaml") == finished.config
+    assert ModelConfig.from_yaml(finished.out / "model.yaml") == finished.model_config
+    facts = json.loads((finished.out / "final" / "training.json").read_text())
+    assert (facts["stage"], facts["step"], facts["photos"]) == ("instruct", 4, 2)
+    assert facts["config"] == finished.config.model_dump(mode="json")
+    for step in (2, 4):
+        lines = (finished.out / "val" / f"step-{step:06d}.jsonl").read_text().splitlines()
+        assert len(lines) == 4, "two sentences about each of two photos"
+        assert (finished.out / "val" / f"step-{step:06d}-4.jpg").is_file()
+    assert any((finished.out / "tensorboard").iterdir())
+
+
+def test_held_out_photos_calibrate_and_are_not_trained_on(finished: Trainer) -> None:
+    assert [photo.id for photo in finished.holdout] == [3]
+    assert [photo.id for photo in finished.photos] == [1, 2]
+    assert finished.model.head.get_buffer("calibration").tolist() != [1, 0]
+
+
+@pytest.mark.parametrize(
+    "deaths",
+    [[("align", 1)], [("align", 2)], [("instruct", 0)], [("align", 2), ("instruct", 3)]],
+    ids=["before anything is saved", "in align", "between the stages", "twice"],
+)
+def test_a_resumed_run_is_bit_for_bit_the_run_that_was_never_stopped(
+    finished: Trainer, run_settings: Settings, tmp_path: Path, deaths: list[tuple[str, int]]
+) -> None:
+    settings = run_settings(tmp_path / "run")
+    for number, death in enumerate(deaths):
+        run(settings, resume=number > 0, die=death)
+    resumed = weights_of(run(settings, resume=True))
+    expected = weights_of(finished)
+    assert resumed.keys() == expected.keys()
+    assert [name for name, tensor in resumed.items() if not tensor.equal(expected[name])] == []
+
+
+def test_another_seed_gives_another_run(finished: Trainer, run_settings: Settings, tmp_path: Path) -> None:
+    other = weights_of(run(run_settings(tmp_path, seed=1)))
+    assert not any(tensor.equal(other[name]) for name, tensor in weights_of(finished).items() if tensor.numel() > 1)
+
+
+def test_align_trains_the_projector_and_instruct_the_rest(run_settings: Settings, tmp_path: Path) -> None:
+    trainer = run(run_settings(tmp_path), die=("align", 0))
+    before = weights_of(trainer)
+    del trainer.align_step  # healthy again
+    trainer.run_stage("align", trainer.config.align, trainer.model.projector.parameters(), trainer.align_step)
+    changed = {name for name, tensor in weights_of(trainer).items() if not tensor.equal(before[name])}
+    assert {name.split(".")[0] for name in changed} == {"projector"}
+    after = weights_of(run(trainer.config, resume=True))
+    idle = {name for name, tensor in after.items() if tensor.equal(before[name])}
+    assert idle == set(), "every trained tensor moves"
+
+
+def test_a_folder_with_a_run_is_not_continued_unless_asked(finished: Trainer) -> None:
+    with pytest.raises(ConfigError, match=r"holds a run already: resume it \(--resume\) or choose another 'out'"):
+        Trainer(finished.config)
+
+
+def test_resuming_needs_a_run(run_settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no run to resume"):
+        Trainer(run_settings(tmp_path / "nothing"), resume=True)
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_changed_settings_refuse(finished: Trainer, tmp_path: Path) -> None:
+    changed = finished.config.model_copy(update={"seed": 5, "masks_per_photo": 2})
+    with pytest.raises(ConfigError, match=r"other settings \(masks_per_photo, seed\)"):
+        Trainer(changed, resume=True)
+    path = Path(finished.config.model)
+    before = path.read_text()
+    try:
+        head = finished.model_config.head.model_copy(update={"dense_prior": False})
+        finished.model_config.model_copy(update={"head": head}).to_yaml(path)
+        with pytest.raises(ConfigError, match=r"other settings \(model: head\)"):
+            Trainer(finished.config, resume=True)
+    finally:
+        path.write_text(before)
+
+
+def test_a_run_that_cannot_start_occupies_no_folder(run_settings: Settings, tmp_path: Path) -> None:
+    wrong = run_settings(tmp_path / "out", data=DataConfig(root=str(tmp_path / "nowhere")))
+    with pytest.raises(Exception, match="nowhere"):
+        Trainer(wrong)
+    assert not (tmp_path / "out").exists()
+    data = wrong.data.model_copy(update={"root": run_settings(tmp_path).data.root, "holdout_every": 1})
+    with pytest.raises(ConfigError, match="3 photos, 3 of them held out"):
+        Trainer(wrong.model_copy(update={"data": data}))
+
+
+def test_a_damaged_state_is_named(run_settings: Settings, tmp_path: Path) -> None:
+    settings = run_settings(tmp_path)
+    run(settings, die=("align", 2))
+    state = tmp_path / "state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=f"{state} is damaged"):
+        Trainer(settings, resume=True)
+
+
+def test_an_epoch_goes_through_every_photo(finished: Trainer) -> None:
+    stage = StageConfig(steps=9, batch_size=1)
+    epochs = [[finished.photos_of("align", stage, 2 * epoch + step)[0].id for step in range(2)] for epoch in range(20)]
+    assert all(sorted(epoch) == [1, 2] for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 2, "in an order of its own"
+    wide = StageConfig(steps=9, batch_size=3)
+    flat: list[Photo] = [photo for step in range(2) for photo in finished.photos_of("align", wide, step)]
+    assert [photo.id for photo in flat] == [ident for epoch in epochs[:3] for ident in epoch]
+
+
+def test_the_chance_of_a_step_follows_from_its_number() -> None:
+    def draw(*place: object) -> tuple[float, float]:
+        return step_rng(*place).random(), torch.rand(1).item()  # type: ignore[arg-type]
+
+    first = draw(0, "align", 7)
+    torch.rand(5)
+    assert draw(0, "align", 7) == first
+    for other in ((1, "align", 7), (0, "instruct", 7), (0, "align", 8)):
+        assert not {*draw(*other)} & {*first}
+
+
+def test_frozen_weights_are_kept_in_the_training_precision(tiny_config: ModelConfig) -> None:
+    model = build_model(tiny_config)
+    prepare_precision(model, "float32")
+    assert all(item.dtype == torch.float32 for item in model.mllm.parameters())
+    prepare_precision(model, "bfloat16")
+    assert {item.dtype for item in model.mllm.parameters() if item.requires_grad} == {torch.float32}
+    assert {item.dtype for item in model.mllm.parameters() if not item.requires_grad} == {torch.bfloat16}
+    assert {item.dtype for item in model.vision.parameters()} == {torch.float32}
+
+
+def test_filling_the_cache_ahead_names_the_folder(
+    run_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def fill(self: object, photos: list[Photo], *, workers: int) -> None:
+        asked.extend(photo.id for photo in photos)
+
+    monkeypatch.setattr("mllmseg.train.cache.FeatureCache.fill", fill)
+    cache = fill_cache(run_settings(tmp_path, val_photos=1))
+    assert asked == [1, 2, 3, 4]
+    assert cache.folder.parent == Path(run_settings(tmp_path).cache)
