@@ -211,6 +211,16 @@ class StageConfig(Config):
     max_grad_norm: float = 1.0
 
 
+class PointConfig(StageConfig):
+    """The last stage: the head alone, on recorded hidden states.
+
+    `rounds`: readings of each photo, odd ones mirrored. `masks_per_step`: how many go through SAM's mask decoder.
+    """
+
+    rounds: int = pydantic.Field(2, ge=1)
+    masks_per_step: int = pydantic.Field(1, ge=0)
+
+
 class LossConfig(Config):
     """Weights of the losses (text, mask BCE, mask Dice as in LISA and GLaMM)."""
 
@@ -236,6 +246,7 @@ class TrainConfig(Config):
     out: str
     align: StageConfig
     instruct: StageConfig
+    point: PointConfig
     losses: LossConfig = LossConfig()
     masks_per_photo: int = pydantic.Field(2, ge=0)
     precision: Dtype = "bfloat16"

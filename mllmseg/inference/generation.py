@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mllmseg.constants import NEW_TOKENS, REJ_TOKEN, SEG_TOKEN
 from mllmseg.errors import DataError
+from mllmseg.models.head import Regions, Words
 from mllmseg.models.mllmseg import MLLMSeg
 from mllmseg.structures import Turn
 
@@ -26,12 +27,14 @@ class Generated:
     Attributes:
         text: without special tokens.
         seg_hidden_states: `[N, D]` float32, one row per [SEG] in the answer.
+        words: the words before each [SEG].
         score: P(the target exists) at the first decision; 0 where the answer decides nothing.
         decided: whether the answer holds a [SEG] or a [REJ].
     """
 
     text: str
     seg_hidden_states: Tensor
+    words: Words
     score: float
     decided: bool
 
@@ -93,11 +96,20 @@ class DecisionProcessor:
     """
 
     def __init__(
-        self, model: MLLMSeg, regions: Tensor, tape: HiddenTape, *, prompt_length: int, threshold: float, decide: bool
+        self,
+        model: MLLMSeg,
+        regions: Regions,
+        tape: HiddenTape,
+        *,
+        prefix_length: int,
+        prompt_length: int,
+        threshold: float,
+        decide: bool,
     ) -> None:
         self.model = model
         self.regions = regions
         self.tape = tape
+        self.prefix_length = prefix_length
         self.prompt_length = prompt_length
         self.threshold = threshold
         self.decide = decide  # whether the answer has to open with a decision
@@ -113,7 +125,7 @@ class DecisionProcessor:
         scores[:, [seg, rej]] = -torch.inf
         if rej in said or not (top in (seg, rej) or (self.decide and not said)):
             return scores
-        probability = self._probability()
+        probability = self._probability(input_ids[0])
         exists = probability >= self.threshold
         if exists or seg not in said:
             self.probabilities.append(probability)
@@ -121,10 +133,11 @@ class DecisionProcessor:
             scores[:, seg if exists else rej] = 0.0
         return scores
 
-    def _probability(self) -> float:
+    def _probability(self, input_ids: Tensor) -> float:
         hidden = self.tape.states[-1][None]
         margin = self.model.mllm.decision_margin(hidden)
-        return float(self.model.head.probability(self.model.head.existence(hidden, self.regions, margin)[0]))
+        words = _words(self.model, input_ids, self.prefix_length, [len(input_ids)])
+        return float(self.model.head.probability(self.model.head.existence(hidden, words, self.regions, margin)[0]))
 
 
 @torch.no_grad()
@@ -133,7 +146,8 @@ def generate(
     input_ids: Tensor,
     *,
     cache: Any,
-    regions: Tensor,
+    regions: Regions,
+    prefix_length: int,
     threshold: float,
     decide: bool,
     max_new_tokens: int,
@@ -144,7 +158,8 @@ def generate(
         model: the model.
         input_ids: `[P]` the whole prompt, visual placeholders included.
         cache: keys and values of its first tokens, up to the last placeholder at least; extended in place.
-        regions: `[S, d]` the head's view of the superpixels.
+        regions: the head's view of the superpixels.
+        prefix_length: tokens before the conversation itself.
         threshold: [SEG] where P(the target exists) reaches it.
         decide: whether the answer must open with [SEG] or [REJ].
         max_new_tokens: where to stop at the latest.
@@ -152,7 +167,13 @@ def generate(
     mllm, language_model = model.mllm, model.mllm.causal_lm
     tape = HiddenTape()
     processor = DecisionProcessor(
-        model, regions, tape, prompt_length=len(input_ids), threshold=threshold, decide=decide
+        model,
+        regions,
+        tape,
+        prefix_length=prefix_length,
+        prompt_length=len(input_ids),
+        threshold=threshold,
+        decide=decide,
     )
     with tape.recording(language_model):
         output = language_model.generate(
@@ -172,10 +193,17 @@ def generate(
     rows = [tape.states[index + 1] for index in said_seg]
     return Generated(
         text=mllm.tokenizer.decode(answer, skip_special_tokens=True).strip(),
+        words=_words(model, output.sequences[0], prefix_length, [len(input_ids) + index for index in said_seg]),
         seg_hidden_states=torch.stack(rows) if rows else tape.states[0].new_zeros(0, mllm.hidden_size),
         score=processor.probabilities[0] if processor.probabilities else 0.0,
         decided=bool(processor.probabilities),
     )
+
+
+def _words(model: MLLMSeg, input_ids: Tensor, prefix_length: int, ends: list[int]) -> Words:
+    """The words of the one conversation before each place."""
+    branch_ids = (torch.arange(len(input_ids), device=input_ids.device) >= prefix_length).long()
+    return model.words(input_ids, branch_ids, torch.tensor(ends, dtype=torch.int64, device=input_ids.device))
 
 
 def _greedy(model: MLLMSeg) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from mllmseg.constants import SEG_TOKEN
 from mllmseg.data.conversation import ConversationEncoder
-from mllmseg.models.head import HeadOutput
+from mllmseg.models.head import HeadOutput, Regions
 from mllmseg.models.mllm import branch_attention_mask
 from mllmseg.models.mllmseg import MLLMSeg
 from mllmseg.models.postprocess import postprocess_masks
@@ -35,7 +35,7 @@ class Scene:
         image: RGB, upright; None where features came instead.
         features: stages 1 to 3, float32.
         tokens: `[V, D]` visual tokens.
-        regions: `[S, d]` the head's view of the superpixels.
+        regions: the head's view of the superpixels.
         cache: the language model's keys and values of system prompt and visual tokens. Passes extend a copy of it: at
             one token a superpixel that is cheap, and no query can disturb another.
         prefix_length: tokens in the cache.
@@ -45,7 +45,7 @@ class Scene:
     image: Image.Image | None
     features: ImageFeatures
     tokens: VisualTokens
-    regions: Tensor
+    regions: Regions
     cache: Any
     prefix_length: int
     timings: dict[str, float]
@@ -80,7 +80,7 @@ def score_queries(
 ) -> tuple[HeadOutput, Tensor]:
     """Stages 5 and 6 in one forward pass: prompts for SAM and `[M]` P(the target exists), a row for each query."""
     branches = [[Turn(query, SEG_TOKEN)] for query in queries]
-    text = encoder.encode(branches, len(scene.tokens.tokens), with_prefix=False).to(scene.regions.device)
+    text = encoder.encode(branches, len(scene.tokens.tokens), with_prefix=False).to(scene.regions.tokens.device)
     hidden, _ = model.mllm(
         text.input_ids[None],
         visual_tokens=None,
@@ -103,7 +103,7 @@ def decode_masks(model: MLLMSeg, scene: Scene, head: HeadOutput, clock: Stopwatc
     scores = [torch.zeros(0)]
     count = len(head.superpixel_logits)
     for start in range(0, count, MASKS_PER_BATCH):
-        part = head.select(torch.arange(start, min(start + MASKS_PER_BATCH, count), device=scene.regions.device))
+        part = head.select(torch.arange(start, min(start + MASKS_PER_BATCH, count), device=scene.regions.tokens.device))
         with clock.stage("mask_decoder"):
             low_res_masks, iou_predictions = model.decode(features, part)
         with clock.stage("postprocess"):

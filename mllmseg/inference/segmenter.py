@@ -219,11 +219,12 @@ class Segmenter:
                     text.input_ids,
                     cache=scene.copy_cache(),
                     regions=scene.regions,
+                    prefix_length=scene.prefix_length,
                     threshold=threshold,
                     decide=is_referring(question),
                     max_new_tokens=max_new_tokens,
                 )
-                head = self.model.head(generated.seg_hidden_states, scene.regions)
+                head = self.model.head(generated.seg_hidden_states, generated.words, scene.regions)
             masks, mask_scores = decode_masks(self.model, scene, head, clock)
         answer = generated.text
         if generated.decided and not any(letter.isalnum() for letter in answer):

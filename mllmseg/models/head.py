@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mllmseg.config import HeadConfig
@@ -15,6 +16,8 @@ from mllmseg.constants import SAM_EMBEDDING_DIM
 
 # Prior logits are painted within ±this value: SAM's mask prompts are trained on logits of about this range.
 PRIOR_LIMIT = 12.0
+# The cosine of a superpixel and a word is worth at most this much in logits.
+LEXICON_SHARPNESS = 10.0
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,41 @@ class HeadOutput:
         return HeadOutput(self.superpixel_logits[rows], self.prompt_embeddings[rows])
 
 
+@dataclass(frozen=True)
+class Regions:
+    """The head's view of the superpixels.
+
+    Attributes:
+        tokens: `[S, d]` features, geometry and what the language model made of each, in one vector.
+        lexicon: `[S, d]` what each superpixel shows, in the space that words are projected to.
+    """
+
+    tokens: Tensor
+    lexicon: Tensor
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words before a [SEG] or a decision.
+
+    Attributes:
+        embeddings: `[N, L, D]` frozen word embeddings, padded.
+        mask: `[N, L]` bool, True for words.
+    """
+
+    embeddings: Tensor
+    mask: Tensor
+
+
 class SegHead(nn.Module):
     """Prompt embedding, superpixel pointer and existence from hidden states of the language model.
 
     The pointer lets a query token and the superpixels attend to each other, so that "the leftmost dog" can compare
     dogs; a superpixel is described by its pooled patch features, its geometry and what the language model made of it.
+
+    The query also looks up the words it is about: it attends to the word embeddings of the question, and what it reads
+    there is matched with the superpixels' lexicon, patch features projected into the space of words. Word embeddings
+    are where the language model already knows that a puppy is a dog, so this learns from few images.
     """
 
     def __init__(self, config: HeadConfig, *, llm_size: int, feature_size: int, geometry_size: int) -> None:
@@ -53,6 +86,14 @@ class SegHead(nn.Module):
         self.geometry = nn.Linear(geometry_size, width)
         self.visual = nn.Sequential(nn.LayerNorm(llm_size), nn.Linear(llm_size, width))
         self.region_norm = nn.LayerNorm(width)
+        self.lexicon = nn.Sequential(
+            nn.LayerNorm(feature_size), nn.Linear(feature_size, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+        self.word = nn.Sequential(nn.LayerNorm(llm_size), nn.Linear(llm_size, width))
+        self.word_query = nn.Sequential(nn.LayerNorm(llm_size), nn.Linear(llm_size, width))
+        self.word_key = nn.Sequential(nn.LayerNorm(llm_size), nn.Linear(llm_size, width))
+        self.read_word = nn.Linear(width, width)
+        self.likeness = nn.Linear(1, width, bias=False)
         self.modulate = nn.Linear(width, 2 * width)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
@@ -64,54 +105,75 @@ class SegHead(nn.Module):
         self.score = nn.Linear(width, 1)
         self.exists = nn.Linear(width + 1, 1)
         self.prompt = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, SAM_EMBEDDING_DIM))
-        self.prior_weight = nn.Parameter(torch.tensor(1.0))
+        # Above one: until the prompt is learned, the union of superpixels is the better half of the mask.
+        self.prior_weight = nn.Parameter(torch.tensor(3.0))
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
 
-    def regions(self, features: Tensor, geometry: Tensor, visual_hidden: Tensor) -> Tensor:
-        """Describes superpixels: `[S, C]`, `[S, G]`, `[S, D]` → `[S, d]`."""
-        return self.region_norm(self.feature(features) + self.geometry(geometry) + self.visual(visual_hidden))
+    def regions(self, features: Tensor, geometry: Tensor, visual_hidden: Tensor) -> Regions:
+        """Describes superpixels: `[S, C]`, `[S, G]`, `[S, D]` → tokens and lexicon."""
+        tokens = self.region_norm(self.feature(features) + self.geometry(geometry) + self.visual(visual_hidden))
+        return Regions(tokens, F.normalize(self.lexicon(features), dim=-1))
 
-    def forward(self, seg_hidden_states: Tensor, regions: Tensor) -> HeadOutput:
-        """`[N, D]` hidden states at [SEG] and `[S, d]` regions → prompts."""
-        query, superpixels, logits = self._point(seg_hidden_states, regions, kind=0)
+    def forward(self, seg_hidden_states: Tensor, words: Words, regions: Regions) -> HeadOutput:
+        """`[N, D]` hidden states at [SEG], the words before them, and the regions → prompts."""
+        query, superpixels, logits = self._point(seg_hidden_states, words, regions, kind=0)
         if not self.config.pointer:
             logits = logits * 0
         weights = logits.sigmoid()
         context = (weights[..., None] * superpixels).sum(1) / weights.sum(1, keepdim=True).clamp(min=1e-3)
         return HeadOutput(logits, self.prompt(torch.cat([query, context], dim=-1)))
 
-    def existence(self, decision_hidden_states: Tensor, regions: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
+    def existence(
+        self, decision_hidden_states: Tensor, words: Words, regions: Regions, margin: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The evidence that the target exists: what the language model says, and whether a superpixel fits.
 
         Args:
             decision_hidden_states: `[M, D]` at the token before the decision.
-            regions: `[S, d]`.
+            words: the M questions.
+            regions: the superpixels.
             margin: `[M]` the language model's own logit of [SEG] minus [REJ].
 
         Returns:
             `[M]` uncalibrated logits, and `[M, S]` the superpixel logits they were drawn from.
         """
-        query, _, logits = self._point(decision_hidden_states, regions, kind=1)
+        query, _, logits = self._point(decision_hidden_states, words, regions, kind=1)
         best = logits.amax(dim=1, keepdim=True)
         return margin + self.exists(torch.cat([query, best], dim=-1))[:, 0], logits
+
+    def name(self, names: Tensor) -> Tensor:
+        """`[K, D]` word embeddings → `[K, d]` in the space of the lexicon."""
+        return F.normalize(self.word(names), dim=-1)
 
     def probability(self, exist_logits: Tensor) -> Tensor:
         """`[M]` uncalibrated logits → calibrated P(the target exists) (Platt scaling, fitted on held-out photos)."""
         scale, bias = self.get_buffer("calibration").unbind()
         return (exist_logits * scale + bias).sigmoid()
 
-    def _point(self, hidden_states: Tensor, regions: Tensor, *, kind: int) -> tuple[Tensor, Tensor, Tensor]:
-        query = self.query(hidden_states) + self.kind.weight[kind]
+    def _point(
+        self, hidden_states: Tensor, words: Words, regions: Regions, *, kind: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        meaning = self._look_up(hidden_states, words)
+        query = self.query(hidden_states) + self.kind.weight[kind] + self.read_word(meaning)
+        likeness = LEXICON_SHARPNESS * F.normalize(meaning, dim=-1) @ regions.lexicon.T  # [N, S]
         gain, shift = self.modulate(query)[:, None].chunk(2, dim=-1)
-        tokens = torch.cat([query[:, None], regions * (1 + gain) + shift], dim=1)
+        likeness_code = likeness[..., None] * self.likeness.weight[:, 0]
+        tokens = torch.cat([query[:, None], regions.tokens * (1 + gain) + shift + likeness_code], dim=1)
         for layer in self.layers:
             tokens = layer(tokens)
         tokens = self.norm(tokens)
         query, superpixels = tokens[:, 0], tokens[:, 1:]
         match = torch.einsum("nd,nsd->ns", query, superpixels) / query.shape[-1] ** 0.5
-        return query, superpixels, match + self.score(superpixels)[..., 0]
+        return query, superpixels, match + self.score(superpixels)[..., 0] + likeness
+
+    def _look_up(self, hidden_states: Tensor, words: Words) -> Tensor:
+        """`[N, d]`: the words a query is about, mixed by attention."""
+        keys = self.word_key(words.embeddings)
+        logits = torch.einsum("nd,nld->nl", self.word_query(hidden_states), keys) / keys.shape[-1] ** 0.5
+        weights = logits.masked_fill(~words.mask, -torch.inf).softmax(-1)
+        return torch.einsum("nl,nld->nd", weights, self.word(words.embeddings))
 
 
 def paint(superpixel_logits: Tensor, label_map: Tensor, size: int) -> Tensor:

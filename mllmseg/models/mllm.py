@@ -92,6 +92,11 @@ class Mllm(nn.Module):
         """An empty KV cache that keeps every token, so that a mask alone says who may look at whom."""
         return DynamicCache()
 
+    @property
+    def new_token_ids(self) -> list[int]:
+        """Ids of [SEG], [REJ] and the image placeholder."""
+        return [self.seg_token_id, self.rej_token_id, self.image_token_id]
+
     def word_embeddings(self) -> Tensor:
         """`[vocabulary, D]` the frozen word embeddings."""
         layer: Any = self.embedding

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mllmseg.config import ModelConfig
 from mllmseg.constants import IGNORE_INDEX, SAM_IMAGE_SIZE, SAM_LOW_RES_STRIDE
-from mllmseg.models.head import HeadOutput, SegHead, paint
+from mllmseg.models.head import HeadOutput, Regions, SegHead, Words, paint
 from mllmseg.models.mllm import Mllm, branch_attention_mask, pad
 from mllmseg.models.pooling import pool_superpixels, superpixel_geometry
 from mllmseg.models.projector import Projector
@@ -93,18 +93,37 @@ class MLLMSeg(nn.Module):
             images.append(self.point(hidden[row], text, regions))
         return ModelOutput(self.mllm.logits(predictors), labels[counted], images)
 
-    def describe(self, features: ImageFeatures, tokens: VisualTokens, visual_hidden: Tensor) -> Tensor:
-        """The head's view of the superpixels: `[V, D]` hidden states of the visual tokens → `[S, d]` regions."""
+    def describe(self, features: ImageFeatures, tokens: VisualTokens, visual_hidden: Tensor) -> Regions:
+        """The head's view of the superpixels, from the `[V, D]` hidden states of the visual tokens."""
         pooled = pool_superpixels(features.patch_features, features.superpixels)
         geometry = superpixel_geometry(features.superpixels)
         return self.head.regions(pooled, geometry, tokens.assignment @ visual_hidden)
 
-    def point(self, hidden: Tensor, text: PackedText, regions: Tensor) -> ImageOutput:
+    def point(self, hidden: Tensor, text: PackedText, regions: Regions) -> ImageOutput:
         """Stage 6: `[T, D]` hidden states of one packed text → prompts and existence."""
         decisions = hidden[text.decision_positions]
         margin = self.mllm.decision_margin(decisions)
-        exist_logits, superpixel_logits = self.head.existence(decisions, regions, margin)
-        return ImageOutput(self.head(hidden[text.seg_positions], regions), exist_logits, superpixel_logits)
+        words = self.words(text.input_ids, text.branch_ids, text.decision_positions + 1)
+        exist_logits, superpixel_logits = self.head.existence(decisions, words, regions, margin)
+        words = self.words(text.input_ids, text.branch_ids, text.seg_positions)
+        return ImageOutput(
+            self.head(hidden[text.seg_positions], words, regions), exist_logits, superpixel_logits
+        )
+
+    def words(self, input_ids: Tensor, branch_ids: Tensor, ends: Tensor) -> Words:
+        """The words of a branch before each of N places.
+
+        Args:
+            input_ids: `[T]` int64.
+            branch_ids: `[T]` int64.
+            ends: `[N]` int64; a place's words are those before it in the branch of the token before it.
+        """
+        index = torch.arange(len(input_ids), device=input_ids.device)
+        mask = (branch_ids == branch_ids[ends - 1][:, None]) & (index < ends[:, None])
+        mask &= ~torch.isin(input_ids, torch.tensor(self.mllm.new_token_ids, device=input_ids.device))
+        length = max(1, int(mask.sum(1).max())) if len(ends) else 1
+        order = mask.int().argsort(dim=1, descending=True, stable=True)[:, :length]  # the words first, in their order
+        return Words(self.mllm.word_embeddings()[input_ids[order]].float(), mask.gather(1, order))
 
     def decode(self, features: ImageFeatures, head: HeadOutput) -> tuple[Tensor, Tensor]:
         """Stage 7: SAM's mask decoder, prompted by the head.

@@ -23,6 +23,7 @@ from mllmseg.models.mllm import Mllm
 from mllmseg.models.mllmseg import ImageOutput, MLLMSeg
 from mllmseg.structures import ImageFeatures, PackedText, VisualTokens
 from mllmseg.train.batch import UNNAMED, Targets
+from mllmseg.train.pointing import Recording, replay
 
 # Cosine similarities are sharpened by this before the softmax over category names.
 NAMING_SHARPNESS = 20.0
@@ -67,6 +68,42 @@ def naming_loss(visual: list[VisualTokens], names: list[Tensor], table: Tensor) 
     pull = 1 - similarity.gather(1, label[:, None]).mean()
     accuracy = (similarity.argmax(1) == label).float().mean()
     return StepResult(loss + pull, {"naming": loss.item(), "naming_accuracy": accuracy.item()})
+
+
+def point_loss(
+    model: MLLMSeg,
+    features: list[ImageFeatures],
+    recordings: list[Recording],
+    names: list[Tensor],
+    table: Tensor,
+    weights: LossConfig,
+    *,
+    masks_per_step: int,
+) -> StepResult:
+    """Pointer, mask and existence losses of the head on recorded hidden states, and its lexicon's names.
+
+    Only the first photo of a batch goes through SAM's mask decoder, which costs more than all the rest.
+    """
+    parts: dict[str, list[Tensor]] = {}
+    lexicon, labels = [], []
+    for number, (item, recording, index) in enumerate(zip(features, recordings, names, strict=True)):
+        image, words = replay(model, item, recording)
+        targets = Targets(recording.masks, recording.exists)
+        count = masks_per_step if number == 0 else 0
+        for name, value in _image_losses(model, item, targets, image, count).items():
+            parts.setdefault(name, []).append(value)
+        lexicon.append(words[index != UNNAMED])
+        labels.append(index[index != UNNAMED])
+    losses = {name: torch.stack(values).mean() for name, values in parts.items() if not name.startswith("_")}
+    figures = {name[1:]: torch.stack(values).mean().item() for name, values in parts.items() if name[0] == "_"}
+    label = torch.cat(labels)
+    if len(label):
+        similarity = NAMING_SHARPNESS * torch.cat(lexicon) @ model.head.name(table).T
+        losses["naming"] = F.cross_entropy(similarity, label)
+        figures["naming_accuracy"] = (similarity.argmax(1) == label).float().mean().item()
+    loss = sum(getattr(weights, name) * value for name, value in losses.items())
+    assert isinstance(loss, Tensor)
+    return StepResult(loss, figures | {name: value.item() for name, value in losses.items()} | {"loss": loss.item()})
 
 
 def instruct_loss(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import multiprocessing
+import os
 import pathlib
 import pickle
 import random
@@ -20,26 +22,28 @@ from torch import Tensor, nn
 
 from mllmseg import __version__
 from mllmseg.config import Config, DataConfig, ModelConfig, StageConfig, TrainConfig
+from mllmseg.constants import REJ_TOKEN, SEG_TOKEN
 from mllmseg.data.conversation import ConversationEncoder
 from mllmseg.data.datasets.coco_mini import CocoMini, Expression, Photo
 from mllmseg.data.mixture import Sample, make_sample, training_photos
 from mllmseg.data.synth import target_frequency
-from mllmseg.errors import CheckpointError, ConfigError
+from mllmseg.errors import CheckpointError, ConfigError, DataError
 from mllmseg.models.build import build_model
 from mllmseg.models.checkpoint import load_trained_state, save_checkpoint, trained_state
 from mllmseg.models.losses import superpixel_coverage
 from mllmseg.models.mllmseg import MLLMSeg
-from mllmseg.structures import ImageFeatures
+from mllmseg.structures import ImageFeatures, Turn
 from mllmseg.train.batch import mirror, sample_targets, superpixel_names
 from mllmseg.train.cache import CachedPhoto, FeatureCache
 from mllmseg.train.calibration import fit_platt
 from mllmseg.train.logging import RunLog
 from mllmseg.train.optim import build_optimizer, learning_rate
-from mllmseg.train.steps import StepResult, instruct_loss, name_embeddings, naming_loss
+from mllmseg.train.pointing import Recording, record
+from mllmseg.train.steps import StepResult, instruct_loss, name_embeddings, naming_loss, point_loss
 from mllmseg.train.validation import validate, validation_photos
 
 log = logging.getLogger(__name__)
-STAGES = ("align", "instruct")
+STAGES = ("align", "instruct", "point")
 STATE_FILE, SETTINGS_FILE, MODEL_SETTINGS_FILE = "state.pt", "train.yaml", "model.yaml"
 
 
@@ -77,6 +81,7 @@ class Trainer:
         self._expressions: dict[int, list[Expression]] = {}
         for expression in self.dataset.expressions:
             self._expressions.setdefault(expression.image_id, []).append(expression)
+        self.recordings = self.out / "recordings"
         self.seconds = 0.0
         self.start = (STAGES[0], 0)
         self.optimizer: torch.optim.Optimizer | None = None
@@ -91,9 +96,11 @@ class Trainer:
         self.run_stage("align", self.config.align, self.model.projector.parameters(), self.align_step)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.run_stage("instruct", self.config.instruct, trained, self.instruct_step)
+        self.record()
+        self.run_stage("point", self.config.point, self.model.head.parameters(), self.point_step)
         self.calibrate()
         final = self.out / "final"
-        save_checkpoint(self.model, final, training=self.training_facts("instruct", self.config.instruct.steps))
+        save_checkpoint(self.model, final, training=self.training_facts("point", self.config.point.steps))
         return final
 
     def run_stage(
@@ -159,6 +166,70 @@ class Trainer:
             result = instruct_loss(self.model, features, visual, texts, targets, weights, masks_per_photo=masks)
             naming = naming_loss(visual, names, self.name_table)
         return StepResult(result.loss + weights.naming * naming.loss, naming.figures | result.figures)
+
+    def record(self) -> None:
+        """Lets the trained language model read every photo, in several processes; what is recorded stays."""
+        if not self.config.point.steps:
+            return
+        self.recordings.mkdir(exist_ok=True)
+        context, workers = multiprocessing.get_context("spawn"), self.config.cache_workers
+        processes = [
+            context.Process(target=_record_share, args=(self.config, rank, workers)) for rank in range(workers)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        missing = sum(not self.recording_of(*item).exists() for item in self.readings())
+        if missing:
+            raise DataError(f"{self.recordings}: {missing} recordings could not be made; see above")
+
+    def readings(self) -> list[tuple[Photo, int]]:
+        """Every photo as often as it is to be recorded."""
+        return [(photo, number) for number in range(self.config.point.rounds) for photo in self.photos]
+
+    def recording_of(self, photo: Photo, number: int) -> pathlib.Path:
+        """Where a reading of a photo is kept."""
+        return self.recordings / f"{photo.path.stem}-{number}.safetensors"
+
+    def record_photo(self, photo: Photo, number: int) -> None:
+        """Asks fresh questions about a photo, mirrored in odd rounds, and keeps the hidden states."""
+        flip = float(number % 2 and self.config.data.flip > 0)
+        data = self.config.data.model_copy(update={"flip": flip, "captions": 0, "positives": 8, "negatives": 5})
+        cached = self.cache.read(photo, embeddings=False)
+        sample = self.sample(photo, cached, random.Random(f"{self.config.seed} record {photo.id} {number}"), data)
+        features = as_float(cached.features)
+        features = mirror(features) if sample.flipped else features
+        branches = [
+            [Turn(turns[0].question, SEG_TOKEN if exists else REJ_TOKEN)]
+            for turns, exists in zip(sample.branches, sample.exists, strict=True)
+        ]
+        half = torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.precision == "bfloat16")
+        with torch.no_grad(), half:
+            tokens = self.model.project(features)
+            text = self.encoder.encode(branches, len(tokens.tokens))
+            recording = record(self.model, tokens, text, sample_targets(sample, cached), flipped=sample.flipped)
+        recording.save(self.recording_of(photo, number))
+
+    def point_step(self, photos: list[Photo], rng: random.Random) -> StepResult:
+        """The head alone, on recorded hidden states."""
+        features, recordings, names = [], [], []
+        for place, photo in enumerate(photos):
+            cached = self.cache.read(photo, embeddings=place == 0)  # the first photo trains SAM's prompts
+            recording = Recording.load(self.recording_of(photo, rng.randrange(self.config.point.rounds)))
+            item = as_float(cached.features)
+            features.append(mirror(item) if recording.flipped else item)
+            recordings.append(recording)
+            names.append(self.superpixel_names(photo, cached))
+        return point_loss(
+            self.model,
+            features,
+            recordings,
+            names,
+            self.name_table,
+            self.config.losses,
+            masks_per_step=self.config.point.masks_per_step,
+        )
 
     @torch.no_grad()
     def calibrate(self) -> None:
@@ -286,6 +357,15 @@ def _fill(cache: FeatureCache, config: TrainConfig, train: CocoMini, val: CocoMi
     if config.val_photos:
         photos += validation_photos(val, config.val_photos)
     cache.fill(photos, workers=config.cache_workers)
+
+
+def _record_share(config: TrainConfig, rank: int, workers: int) -> None:
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    trainer = Trainer(config, resume=True)
+    trainer.model.eval()
+    for photo, number in trainer.readings()[rank::workers]:
+        if not trainer.recording_of(photo, number).exists():
+            trainer.record_photo(photo, number)
 
 
 def step_rng(seed: int, stage: str, step: int) -> random.Random:

@@ -1,0 +1,113 @@
+"""What the head needs from the language model, written down once, so that the head alone can be trained at length.
+
+A step of the whole model costs seconds on a CPU, a step of the head on recorded hidden states a tenth of that. The last
+stage therefore lets the trained language model read every photo with fresh questions, stores the hidden states at
+[SEG], at decisions and at visual tokens, and trains the head on them.
+
+N [SEG] tokens, M decisions, S superpixels, T tokens, D LLM width.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mllmseg.models.mllm import branch_attention_mask
+from mllmseg.models.mllmseg import ImageOutput, MLLMSeg
+from mllmseg.models.pooling import pool_superpixels, superpixel_geometry
+from mllmseg.structures import ImageFeatures, PackedText, VisualTokens
+from mllmseg.train.batch import Targets
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Hidden states of one reading of one photo.
+
+    Attributes:
+        input_ids, branch_ids, seg_positions, decision_positions: of the packed text.
+        seg_hidden: `[N, D]`.
+        decision_hidden: `[M, D]`.
+        margin: `[M]` the language model's own logit of [SEG] minus [REJ].
+        visual_hidden: `[S, D]` per superpixel.
+        masks: `[N, h, w]` bool targets.
+        exists: `[M]` bool.
+        flipped: scalar bool: whether the photo was mirrored.
+    """
+
+    input_ids: Tensor
+    branch_ids: Tensor
+    seg_positions: Tensor
+    decision_positions: Tensor
+    seg_hidden: Tensor
+    decision_hidden: Tensor
+    margin: Tensor
+    visual_hidden: Tensor
+    masks: Tensor
+    exists: Tensor
+    flipped: Tensor
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes it under a temporary name, then renames it; masks as bits."""
+        tensors = {item.name: getattr(self, item.name) for item in fields(self)}
+        tensors["mask_shape"] = torch.tensor(self.masks.shape)
+        tensors["masks"] = torch.from_numpy(np.packbits(self.masks.numpy()))
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+        temporary.rename(path)
+
+    @classmethod
+    def load(cls, path: pathlib.Path) -> Recording:
+        """Reads what `save` wrote."""
+        tensors = load_file(path)
+        shape = tensors.pop("mask_shape").tolist()
+        bits = np.unpackbits(tensors["masks"].numpy(), count=int(np.prod(shape)))
+        tensors["masks"] = torch.from_numpy(bits.astype(bool)).view(*shape)
+        return cls(**tensors)
+
+
+@torch.no_grad()
+def record(model: MLLMSeg, tokens: VisualTokens, text: PackedText, targets: Targets, *, flipped: bool) -> Recording:
+    """Reads a packed text about a photo's visual tokens and keeps the hidden states that matter (float16)."""
+    hidden, _ = model.mllm(
+        text.input_ids[None],
+        visual_tokens=tokens.tokens,
+        attention_mask=branch_attention_mask([text]),
+        position_ids=text.position_ids[None],
+    )
+    hidden = hidden[0].float()
+    decisions = hidden[text.decision_positions]
+    return Recording(
+        input_ids=text.input_ids,
+        branch_ids=text.branch_ids,
+        seg_positions=text.seg_positions,
+        decision_positions=text.decision_positions,
+        seg_hidden=hidden[text.seg_positions].half(),
+        decision_hidden=decisions.half(),
+        margin=model.mllm.decision_margin(decisions).float(),
+        visual_hidden=(tokens.assignment @ hidden[text.input_ids == model.mllm.image_token_id]).half(),
+        masks=targets.masks,
+        exists=targets.exists,
+        flipped=torch.tensor(flipped),
+    )
+
+
+def replay(model: MLLMSeg, features: ImageFeatures, recording: Recording) -> tuple[ImageOutput, Tensor]:
+    """The head's output on a recording, and the `[S, d]` lexicon of its superpixels."""
+    regions = model.head.regions(
+        pool_superpixels(features.patch_features, features.superpixels),
+        superpixel_geometry(features.superpixels),
+        recording.visual_hidden.float(),
+    )
+    words = model.words(recording.input_ids, recording.branch_ids, recording.decision_positions + 1)
+    exist_logits, superpixel_logits = model.head.existence(
+        recording.decision_hidden.float(), words, regions, recording.margin
+    )
+    words = model.words(recording.input_ids, recording.branch_ids, recording.seg_positions)
+    head = model.head(recording.seg_hidden.float(), words, regions)
+    return ImageOutput(head, exist_logits, superpixel_logits), regions.lexicon
