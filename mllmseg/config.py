@@ -246,7 +246,7 @@ class TrainConfig(Config):
     out: str
     align: StageConfig
     instruct: StageConfig
-    point: PointConfig
+    point: PointConfig = PointConfig(steps=0)
     losses: LossConfig = LossConfig()
     masks_per_photo: int = pydantic.Field(2, ge=0)
     precision: Dtype = "bfloat16"
