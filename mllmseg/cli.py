@@ -140,7 +140,9 @@ def segment(
     folder = pretrained.find_checkpoint(model)
 
     from mllmseg.inference.segmenter import Segmenter
+    from mllmseg.models.allocator import keep_freed_memory
 
+    keep_freed_memory()
     segmenter = Segmenter.from_pretrained(folder, device=device, dtype=dtype, progress=sys.stderr.isatty())
     segmenter.set_image(picture)
     found = segmenter.segment(query, threshold=threshold)
@@ -174,8 +176,10 @@ def train(
 
     settings = TrainConfig.from_yaml(config, overrides)
     _log_to_stderr()
+    from mllmseg.models.allocator import keep_freed_memory
     from mllmseg.train.trainer import Trainer
 
+    keep_freed_memory()
     typer.echo(Trainer(settings, resume=resume).run())
 
 

@@ -29,6 +29,7 @@ from mllmseg.constants import SAM_IMAGE_SIZE
 from mllmseg.data.datasets.coco_mini import Instance, Photo, instance_mask
 from mllmseg.data.transforms import load_image, preprocess
 from mllmseg.errors import DataError
+from mllmseg.models.allocator import keep_freed_memory
 from mllmseg.models.build import build_vision_stack
 from mllmseg.models.vision_stack import VisionStack
 from mllmseg.structures import ImageFeatures, Superpixels
@@ -153,6 +154,7 @@ class FeatureCache:
 
 def _fill_shard(cache: FeatureCache, photos: Sequence[Photo], workers: int) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    keep_freed_memory()
     stack = build_vision_stack(cache.config)
     for photo in photos:
         if photo not in cache:

@@ -28,6 +28,7 @@ from mllmseg.data.datasets.coco_mini import CocoMini, Expression, Photo
 from mllmseg.data.mixture import Sample, make_sample, training_photos
 from mllmseg.data.synth import target_frequency
 from mllmseg.errors import CheckpointError, ConfigError, DataError
+from mllmseg.models.allocator import keep_freed_memory
 from mllmseg.models.build import build_model
 from mllmseg.models.checkpoint import load_trained_state, save_checkpoint, trained_state
 from mllmseg.models.losses import superpixel_coverage
@@ -361,6 +362,7 @@ def _fill(cache: FeatureCache, config: TrainConfig, train: CocoMini, val: CocoMi
 
 def _record_share(config: TrainConfig, rank: int, workers: int) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    keep_freed_memory()
     trainer = Trainer(config, resume=True)
     trainer.model.eval()
     for photo, number in trainer.readings()[rank::workers]:
