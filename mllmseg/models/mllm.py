@@ -100,7 +100,9 @@ class Mllm(nn.Module):
     def word_embeddings(self) -> Tensor:
         """`[vocabulary, D]` the frozen word embeddings."""
         layer: Any = self.embedding
-        return getattr(layer, "base_layer", layer).weight.detach()
+        for inner in ("token_adapter", "base_layer"):  # past PEFT's wrappers, whose own weight is a copy at each call
+            layer = getattr(layer, inner, layer)
+        return layer.weight.detach()
 
     def forward(
         self,

@@ -70,6 +70,17 @@ def test_new_tokens_are_single_ids_with_the_mean_row(language_model: Path) -> No
     torch.testing.assert_close(words[min(ids) :], words[: min(ids)].mean(0).expand(3, -1))
 
 
+@pytest.mark.parametrize("r", [0, 4])
+def test_word_embeddings_are_no_copy(language_model: Path, r: int) -> None:
+    """They are looked up at every step, and the vocabulary is most of a small model."""
+    mllm = build(language_model, r=r)
+    words = mllm.word_embeddings()
+    assert words.data_ptr() == mllm.word_embeddings().data_ptr()
+    assert not words.requires_grad
+    index = torch.tensor([[70, 71]])
+    assert mllm.embedding(index)[0].equal(words[index[0]])
+
+
 def test_a_tokenizer_without_chat_template_is_refused(tmp_path: Path, save_tokenizer: Callable[..., int]) -> None:
     save_tokenizer(tmp_path, chat_template=None)
     with pytest.raises(ConfigError, match=f"{tmp_path}.*no chat template"):
