@@ -1,4 +1,4 @@
-"""The [SEG] head: shapes, what depends on what, painting."""
+"""The [SEG] head: shapes, what depends on what, words, painting."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mllmseg.config import HeadConfig
-from mllmseg.models.head import PRIOR_LIMIT, SegHead, paint
+from mllmseg.models.head import LEXICON_SHARPNESS, PRIOR_LIMIT, Regions, SegHead, Words, paint
 
 LLM, FEATURES, GEOMETRY, WIDTH = 24, 6, 5, 16
 # Attention sums in another order.
@@ -29,8 +29,14 @@ def head() -> SegHead:
 
 
 @pytest.fixture(scope="module")
-def regions() -> Tensor:
-    return torch.randn(7, WIDTH, generator=torch.Generator().manual_seed(1))
+def regions() -> Regions:
+    generator = torch.Generator().manual_seed(1)
+    tokens, lexicon = torch.randn(2, 7, WIDTH, generator=generator)
+    return Regions(tokens, torch.nn.functional.normalize(lexicon, dim=-1))
+
+
+def pick(regions: Regions, rows: Tensor | slice) -> Regions:
+    return Regions(regions.tokens[rows], regions.lexicon[rows])
 
 
 @pytest.fixture(scope="module")
@@ -38,108 +44,167 @@ def hidden() -> Tensor:
     return torch.randn(3, LLM, generator=torch.Generator().manual_seed(2))
 
 
+@pytest.fixture(scope="module")
+def words() -> Words:
+    """Questions of two, four and three words."""
+    embeddings = torch.randn(3, 4, LLM, generator=torch.Generator().manual_seed(3))
+    return Words(embeddings, torch.arange(4) < torch.tensor([2, 4, 3])[:, None])
+
+
+def question(words: Words, row: int) -> Words:
+    """One question without its padding."""
+    return Words(words.embeddings[row : row + 1, words.mask[row]], words.mask[row : row + 1, words.mask[row]])
+
+
+NO_WORDS = Words(torch.zeros(0, 1, LLM), torch.zeros(0, 1, dtype=torch.bool))
+
+
 def test_regions_use_all_three_views(head: SegHead) -> None:
     views = [torch.randn(7, size) for size in (FEATURES, GEOMETRY, LLM)]
     regions = head.regions(*views)
-    assert regions.shape == (7, WIDTH)
+    assert regions.tokens.shape == regions.lexicon.shape == (7, WIDTH)
+    torch.testing.assert_close(regions.lexicon.norm(dim=-1), torch.ones(7))
     for index in range(3):
         changed = list(views)
         changed[index] = torch.randn_like(views[index])
-        assert not torch.allclose(head.regions(*changed), regions)
+        assert not torch.allclose(head.regions(*changed).tokens, regions.tokens)
+        from_features = index == 0
+        assert torch.allclose(head.regions(*changed).lexicon, regions.lexicon) != from_features
 
 
 @torch.no_grad()
-def test_shapes(head: SegHead, hidden: Tensor, regions: Tensor) -> None:
-    output = head(hidden, regions)
+def test_shapes(head: SegHead, hidden: Tensor, words: Words, regions: Regions) -> None:
+    output = head(hidden, words, regions)
     assert output.superpixel_logits.shape == (3, 7)
     assert output.prompt_embeddings.shape == (3, 256)
-    exist_logits, superpixel_logits = head.existence(hidden, regions, torch.zeros(3))
+    exist_logits, superpixel_logits = head.existence(hidden, words, regions, torch.zeros(3))
     assert exist_logits.shape == (3,)
     assert superpixel_logits.shape == (3, 7)
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_no_seg_token_at_all(regions: Tensor, training: bool) -> None:
+def test_no_seg_token_at_all(regions: Regions, training: bool) -> None:
     head = build().train(training)
-    output = head(torch.zeros(0, LLM), regions)
+    output = head(torch.zeros(0, LLM), NO_WORDS, regions)
     assert output.superpixel_logits.shape == (0, 7)
     assert output.prompt_embeddings.shape == (0, 256)
-    exist_logits, superpixel_logits = head.existence(torch.zeros(0, LLM), regions, torch.zeros(0))
+    exist_logits, superpixel_logits = head.existence(torch.zeros(0, LLM), NO_WORDS, regions, torch.zeros(0))
     assert exist_logits.shape == (0,)
     assert superpixel_logits.shape == (0, 7)
 
 
 @torch.no_grad()
-def test_a_single_superpixel(head: SegHead, hidden: Tensor, regions: Tensor) -> None:
-    output = head(hidden, regions[:1])
+def test_a_single_superpixel(head: SegHead, hidden: Tensor, words: Words, regions: Regions) -> None:
+    output = head(hidden, words, pick(regions, slice(1)))
     assert output.superpixel_logits.shape == (3, 1)
     assert output.prompt_embeddings.isfinite().all()
 
 
 @torch.no_grad()
-def test_queries_do_not_see_each_other(head: SegHead, hidden: Tensor, regions: Tensor) -> None:
-    together = head(hidden, regions)
-    existence = head.existence(hidden, regions, torch.zeros(3))
+def test_queries_see_neither_each_other_nor_padding(head: SegHead, hidden: Tensor, words: Words, regions: Regions) -> None:
+    together = head(hidden, words, regions)
+    existence = head.existence(hidden, words, regions, torch.zeros(3))
     for row in range(3):
-        alone = head(hidden[row : row + 1], regions)
+        alone = head(hidden[row : row + 1], question(words, row), regions)
         options = {"atol": TOLERANCE, "rtol": 0}
         torch.testing.assert_close(alone.superpixel_logits[0], together.superpixel_logits[row], **options)
         torch.testing.assert_close(alone.prompt_embeddings[0], together.prompt_embeddings[row], **options)
-        single = head.existence(hidden[row : row + 1], regions, torch.zeros(1))
+        single = head.existence(hidden[row : row + 1], question(words, row), regions, torch.zeros(1))
         torch.testing.assert_close(single[0][0], existence[0][row], **options)
 
 
 @torch.no_grad()
-def test_the_order_of_superpixels_means_nothing(head: SegHead, hidden: Tensor, regions: Tensor) -> None:
+def test_the_order_of_superpixels_means_nothing(head: SegHead, hidden: Tensor, words: Words, regions: Regions) -> None:
     order = torch.tensor([3, 0, 6, 1, 5, 2, 4])
-    plain, shuffled = head(hidden, regions), head(hidden, regions[order])
+    plain, shuffled = head(hidden, words, regions), head(hidden, words, pick(regions, order))
     options = {"atol": TOLERANCE, "rtol": 0}
     torch.testing.assert_close(shuffled.superpixel_logits, plain.superpixel_logits[:, order], **options)
     torch.testing.assert_close(shuffled.prompt_embeddings, plain.prompt_embeddings, **options)
 
 
 @torch.no_grad()
-def test_superpixels_see_each_other(head: SegHead, hidden: Tensor, regions: Tensor) -> None:
+def test_superpixels_see_each_other(head: SegHead, hidden: Tensor, words: Words, regions: Regions) -> None:
     """Else "the leftmost dog" could not compare dogs."""
-    changed = regions.clone()
-    changed[6] += 1
-    difference = head(hidden, changed).superpixel_logits - head(hidden, regions).superpixel_logits
+    changed = Regions(regions.tokens.clone(), regions.lexicon)
+    changed.tokens[6] += 1
+    difference = head(hidden, words, changed).superpixel_logits - head(hidden, words, regions).superpixel_logits
     assert difference[:, :6].abs().max() > 1e-3
 
 
 @torch.no_grad()
-def test_existence_adds_the_language_models_own_margin(head: SegHead, hidden: Tensor, regions: Tensor) -> None:
-    margin = torch.tensor([-2.0, 0.0, 3.0])
-    without, _ = head.existence(hidden, regions, torch.zeros(3))
-    torch.testing.assert_close(head.existence(hidden, regions, margin)[0], without + margin)
+def test_what_is_behind_the_padding_does_not_matter(
+    head: SegHead, hidden: Tensor, words: Words, regions: Regions
+) -> None:
+    garbage = words.embeddings.where(words.mask[..., None], 99.0)
+    other = head(hidden, Words(garbage, words.mask), regions)
+    assert other.superpixel_logits.equal(head(hidden, words, regions).superpixel_logits)
 
 
 @torch.no_grad()
-def test_deciding_and_pointing_ask_differently(head: SegHead, hidden: Tensor, regions: Tensor) -> None:
-    pointed = head(hidden, regions).superpixel_logits
-    assert not torch.allclose(head.existence(hidden, regions, torch.zeros(3))[1], pointed)
+def test_every_word_of_the_question_counts(head: SegHead, hidden: Tensor, words: Words, regions: Regions) -> None:
+    plain, existence = head(hidden, words, regions), head.existence(hidden, words, regions, torch.zeros(3))
+    for place in range(4):
+        embeddings = words.embeddings.clone()
+        embeddings[:, place] += torch.randn(LLM, generator=torch.Generator().manual_seed(place))
+        changed = Words(embeddings, words.mask)
+        moved = (head(hidden, changed, regions).superpixel_logits - plain.superpixel_logits).abs().amax(1) > TOLERANCE
+        assert moved.equal(words.mask[:, place])
+        decided = head.existence(hidden, changed, regions, torch.zeros(3))
+        assert ((decided[0] - existence[0]).abs() > TOLERANCE).equal(words.mask[:, place])
 
 
-def test_every_parameter_learns(regions: Tensor, hidden: Tensor) -> None:
+@torch.no_grad()
+def test_a_superpixel_that_shows_the_word_gains(head: SegHead, hidden: Tensor, words: Words, regions: Regions) -> None:
+    """The match enters the logit itself, so that it works before anything else is learned."""
+    one = question(words, 0)
+    word = Words(one.embeddings[:, :1], one.mask[:, :1])  # a single word is all that attention can read
+    meaning = head.name(word.embeddings[0])
+    silent = build()
+    silent.load_state_dict(head.state_dict())
+    silent.likeness.weight.zero_()  # the way through the transformer apart
+    logits = []
+    for sign in (1, -1):
+        lexicon = regions.lexicon.clone()
+        lexicon[2] = sign * meaning[0]
+        logits.append(silent(hidden[:1], word, Regions(regions.tokens, lexicon)).superpixel_logits[0])
+    expected = torch.zeros(7)
+    expected[2] = 2 * LEXICON_SHARPNESS
+    torch.testing.assert_close(logits[0] - logits[1], expected, atol=TOLERANCE, rtol=0)
+
+
+@torch.no_grad()
+def test_existence_adds_the_language_models_own_margin(head: SegHead, hidden: Tensor, words: Words, regions: Regions) -> None:
+    margin = torch.tensor([-2.0, 0.0, 3.0])
+    without, _ = head.existence(hidden, words, regions, torch.zeros(3))
+    torch.testing.assert_close(head.existence(hidden, words, regions, margin)[0], without + margin)
+
+
+@torch.no_grad()
+def test_deciding_and_pointing_ask_differently(head: SegHead, hidden: Tensor, words: Words, regions: Regions) -> None:
+    pointed = head(hidden, words, regions).superpixel_logits
+    assert not torch.allclose(head.existence(hidden, words, regions, torch.zeros(3))[1], pointed)
+
+
+def test_every_parameter_learns(regions: Regions, hidden: Tensor, words: Words) -> None:
     head = build().train()
     described = head.regions(torch.randn(7, FEATURES), torch.randn(7, GEOMETRY), torch.randn(7, LLM))
-    output = head(hidden, described)
-    existence, _ = head.existence(hidden, described, torch.zeros(3))
+    output = head(hidden, words, described)
+    existence, _ = head.existence(hidden, words, described, torch.zeros(3))
     loss = output.superpixel_logits.square().sum() + output.prompt_embeddings.square().sum() + existence.sum()
     loss.backward()
     idle = [name for name, item in head.named_parameters() if item.grad is None or not item.grad.any()]
     assert idle == ["prior_weight"], "which decoding uses"
 
 
-def test_without_pointer_every_superpixel_counts_alike(regions: Tensor, hidden: Tensor) -> None:
-    output = build(pointer=False)(hidden, regions)
+def test_without_pointer_every_superpixel_counts_alike(regions: Regions, hidden: Tensor, words: Words) -> None:
+    output = build(pointer=False)(hidden, words, regions)
     assert not output.superpixel_logits.any()
     assert output.prompt_embeddings.isfinite().all()
     assert not torch.allclose(output.prompt_embeddings[0], output.prompt_embeddings[1])
 
 
-def test_select(head: SegHead, hidden: Tensor, regions: Tensor) -> None:
-    output = head(hidden, regions)
+def test_select(head: SegHead, hidden: Tensor, words: Words, regions: Regions) -> None:
+    output = head(hidden, words, regions)
     for rows in (torch.tensor([2, 0]), torch.tensor([True, False, True])):
         chosen = output.select(rows)
         assert torch.equal(chosen.superpixel_logits, output.superpixel_logits[rows])
