@@ -145,11 +145,14 @@ class Mllm(nn.Module):
     def decision_margin(self, hidden_states: Tensor) -> Tensor:
         """`[M, D]` hidden states before a decision → `[M]` logit of [SEG] minus logit of [REJ]."""
         head = self.causal_lm.get_output_embeddings()
-        if hasattr(head, "get_merged_weights"):  # PEFT's trainable rows
-            weight = head.get_merged_weights(head.active_adapters)
-        else:
-            weight = head.weight
-        direction = weight[self.seg_token_id] - weight[self.rej_token_id]
+        adapter = getattr(head, "token_adapter", None)
+        if adapter is None:
+            rows, seg, rej = head.weight, self.seg_token_id, self.rej_token_id
+        else:  # PEFT's trainable rows themselves: its merged weight would copy the vocabulary, forward and backward
+            (name,) = adapter.active_adapters
+            seg, rej = (adapter.token_indices[name].index(index) for index in (self.seg_token_id, self.rej_token_id))
+            rows = adapter.trainable_tokens_delta[name].to(adapter.base_layer.weight.dtype)
+        direction = rows[seg] - rows[rej]
         return hidden_states @ direction.to(hidden_states.dtype)
 
     @contextmanager
