@@ -1,0 +1,156 @@
+"""What the head needs from the language model, written down and read back: nothing is lost but half the precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mllmseg.config import LossConfig, ModelConfig
+from mllmseg.data.conversation import ConversationEncoder
+from mllmseg.models.build import build_model
+from mllmseg.models.mllmseg import MLLMSeg
+from mllmseg.structures import ImageFeatures, PackedText, Turn, VisualTokens
+from mllmseg.train.batch import UNNAMED, Targets
+from mllmseg.train.pointing import Recording, record, replay
+from mllmseg.train.steps import NAMING_SHARPNESS, StepResult, name_embeddings, point_loss
+
+# Hidden states of about 1 in float16 (2^-11), through the head.
+TOLERANCE = 5e-3
+BRANCHES = [[Turn("the cat", "[SEG]")], [Turn("a dog in the corner", "[REJ]")], [Turn("its tail", "[SEG]")]]
+EXISTS = torch.tensor([True, False, True])
+
+
+@pytest.fixture(scope="module")
+def model(tiny_config: ModelConfig, randomise_lora: Callable[[MLLMSeg], None]) -> MLLMSeg:
+    torch.manual_seed(0)
+    model = build_model(tiny_config).eval()
+    randomise_lora(model)
+    torch.nn.init.normal_(model.head.modulate.weight, std=0.1)  # zero at the start
+    return model
+
+
+@pytest.fixture(scope="module")
+def features(make_features: Callable[..., ImageFeatures]) -> ImageFeatures:
+    return make_features(5, seed=1)
+
+
+def targets(exists: torch.Tensor = EXISTS) -> Targets:
+    masks = torch.zeros(int(exists.sum()), 192, 256, dtype=torch.bool)
+    for number, mask in enumerate(masks, start=1):
+        mask[7:, : 37 * number] = True  # no multiple of eight anywhere
+    return Targets(masks, exists)
+
+
+def read(model: MLLMSeg, features: ImageFeatures, branches: list[list[Turn]]) -> tuple[VisualTokens, PackedText]:
+    encoder = ConversationEncoder(model.mllm.tokenizer, "Be brief.")
+    with torch.no_grad():
+        tokens = model.project(features)
+    return tokens, encoder.encode(branches, len(tokens.tokens))
+
+
+def recording_of(
+    model: MLLMSeg, features: ImageFeatures, branches: list[list[Turn]] = BRANCHES, exists: torch.Tensor = EXISTS
+) -> Recording:
+    return record(model, *read(model, features, branches), targets(exists), flipped=True)
+
+
+@pytest.mark.parametrize(
+    ("branches", "exists"),
+    [(BRANCHES, EXISTS), ([BRANCHES[1]], EXISTS[1:2]), ([], EXISTS[:0])],
+    ids=["questions", "a rejection", "nothing"],
+)
+def test_round_trip(
+    model: MLLMSeg, features: ImageFeatures, tmp_path: Path, branches: list[list[Turn]], exists: torch.Tensor
+) -> None:
+    recording = recording_of(model, features, branches, exists)
+    recording.save(tmp_path / "1-0.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["1-0.safetensors"]
+    loaded = Recording.load(tmp_path / "1-0.safetensors")
+    for item in fields(Recording):
+        found, expected = getattr(loaded, item.name), getattr(recording, item.name)
+        assert (found.dtype, found.shape) == (expected.dtype, expected.shape), item.name
+        assert found.equal(expected), item.name
+    assert loaded.flipped
+    assert loaded.seg_hidden.dtype == loaded.visual_hidden.dtype == torch.float16
+
+
+def test_masks_are_stored_as_bits(model: MLLMSeg, features: ImageFeatures, tmp_path: Path) -> None:
+    recording_of(model, features).save(tmp_path / "r.safetensors")
+    assert (tmp_path / "r.safetensors").stat().st_size < 2 * 192 * 256 / 8 + 20_000
+
+
+@torch.no_grad()
+def test_a_replay_is_the_forward_pass(model: MLLMSeg, features: ImageFeatures, tmp_path: Path) -> None:
+    tokens, text = read(model, features, BRANCHES)
+    expected = model([features], [tokens], [text]).images[0]
+    recording_of(model, features).save(tmp_path / "r.safetensors")
+    found, lexicon = replay(model, features, Recording.load(tmp_path / "r.safetensors"))
+    options = {"atol": TOLERANCE, "rtol": TOLERANCE}
+    torch.testing.assert_close(found.exist_logits, expected.exist_logits, **options)
+    torch.testing.assert_close(found.decision_superpixel_logits, expected.decision_superpixel_logits, **options)
+    torch.testing.assert_close(found.head.superpixel_logits, expected.head.superpixel_logits, **options)
+    torch.testing.assert_close(found.head.prompt_embeddings, expected.head.prompt_embeddings, **options)
+    # The questions differ by far more than that.
+    assert (expected.head.superpixel_logits[0] - expected.head.superpixel_logits[1]).abs().max() > 10 * TOLERANCE
+    assert lexicon.shape == (5, 32)
+    torch.testing.assert_close(lexicon.norm(dim=-1), torch.ones(5))
+
+
+def loss_of(model: MLLMSeg, features: list[ImageFeatures], names: list[torch.Tensor], **options: int) -> StepResult:
+    recordings = [recording_of(model, item) for item in features]
+    table = name_embeddings(model.mllm, ["cat", "dog"])
+    torch.manual_seed(0)
+    return point_loss(model, features, recordings, names, table, LossConfig(), **options)
+
+
+@pytest.fixture
+def photos(features: ImageFeatures, make_features: Callable[..., ImageFeatures]) -> list[ImageFeatures]:
+    return [features, make_features(3, seed=2)]
+
+
+def test_losses_of_every_kind(model: MLLMSeg, photos: list[ImageFeatures]) -> None:
+    names = [torch.tensor([0, UNNAMED, 1, 1, 0]), torch.tensor([UNNAMED, 0, UNNAMED])]
+    result = loss_of(model, photos, names, masks_per_step=1)
+    weights, figures = LossConfig(), result.figures
+    losses = (
+        "existence", "decision_pointer", "pointer_bce", "pointer_dice", "mask_bce", "mask_dice", "naming",
+    )  # fmt: skip
+    assert result.loss.item() == pytest.approx(sum(getattr(weights, name) * figures[name] for name in losses), rel=1e-5)
+    assert all(0 <= figures[name] <= 1 for name in ("pointer_iou", "mask_iou", "seg_recall", "naming_accuracy"))
+
+
+def test_the_naming_loss_reads_the_lexicon_of_named_superpixels(model: MLLMSeg, features: ImageFeatures) -> None:
+    names = torch.tensor([0, UNNAMED, 1, 1, UNNAMED])
+    figures = loss_of(model, [features], [names], masks_per_step=0).figures
+    with torch.no_grad():
+        _, lexicon = replay(model, features, recording_of(model, features))
+        cosines = lexicon @ model.head.name(name_embeddings(model.mllm, ["cat", "dog"])).T
+    known = names != UNNAMED
+    expected = torch.nn.functional.cross_entropy(NAMING_SHARPNESS * cosines[known], names[known])
+    assert figures["naming"] == pytest.approx(expected.item(), rel=1e-5)
+    assert "naming" not in loss_of(model, [features], [torch.full((5,), UNNAMED)], masks_per_step=0).figures
+
+
+def test_only_the_first_photo_needs_image_embeddings(model: MLLMSeg, photos: list[ImageFeatures]) -> None:
+    names = [torch.full((5,), UNNAMED), torch.full((3,), UNNAMED)]
+    bare = [photos[0], replace(photos[1], image_embeddings=None)]
+    assert "mask_iou" in loss_of(model, bare, names, masks_per_step=1).figures
+    with pytest.raises(ValueError, match="no image embeddings"):
+        loss_of(model, bare[::-1], names[::-1], masks_per_step=1)
+    assert "mask_iou" not in loss_of(model, bare[::-1], names[::-1], masks_per_step=0).figures
+
+
+def test_the_gradient_reaches_the_whole_head_and_nothing_else(
+    tiny_config: ModelConfig, photos: list[ImageFeatures]
+) -> None:
+    torch.manual_seed(0)
+    model = build_model(tiny_config).train()
+    torch.nn.init.normal_(model.head.modulate.weight, std=0.1)  # zero at the start
+    names = [torch.tensor([0, UNNAMED, 1, 1, 0]), torch.tensor([UNNAMED, 0, UNNAMED])]
+    loss_of(model, photos, names, masks_per_step=1).loss.backward()
+    learning = {name for name, item in model.named_parameters() if item.grad is not None and item.grad.any()}
+    assert learning == {name for name, _ in model.named_parameters() if name.startswith("head.")}
