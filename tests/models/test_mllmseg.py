@@ -14,7 +14,7 @@ from mllmseg.errors import AlignmentError
 from mllmseg.models.build import build_model
 from mllmseg.models.head import HeadOutput, paint
 from mllmseg.models.mllmseg import MLLMSeg, ModelOutput
-from mllmseg.structures import ImageFeatures, Turn
+from mllmseg.structures import ImageFeatures, PackedText, Turn
 from mllmseg.train.batch import Targets
 from mllmseg.train.steps import instruct_loss
 
@@ -83,6 +83,66 @@ def test_a_batch_is_its_images_one_by_one(model: MLLMSeg, features: list[ImageFe
         torch.testing.assert_close(together.exist_logits, alone.exist_logits, **options)
         torch.testing.assert_close(together.head.superpixel_logits, alone.head.superpixel_logits, **options)
         torch.testing.assert_close(together.head.prompt_embeddings, alone.head.prompt_embeddings, **options)
+
+
+def spelled(model: MLLMSeg, text: PackedText, ends: list[int]) -> list[str]:
+    """The words before each place, read back from their embeddings."""
+    words = model.words(text.input_ids, text.branch_ids, torch.tensor(ends, dtype=torch.int64))
+    assert words.embeddings.dtype == torch.float32
+    assert (~words.mask).int().diff(dim=1).ge(0).all(), "padding is on the right"
+    table = model.mllm.word_embeddings()
+    found = []
+    for row, mask in zip(words.embeddings, words.mask, strict=True):
+        ids = (row[mask][:, None] == table).all(-1).int().argmax(1)
+        found.append(model.mllm.tokenizer.decode(ids))
+    return found
+
+
+def test_words_are_those_of_the_own_branch_before_the_place(model: MLLMSeg) -> None:
+    text = ConversationEncoder(model.mllm.tokenizer, "Be brief.").encode(FIRST, 5)
+    first = "\nthe cat?<|im_end|>\n<|im_start|>assistant\n"
+    second = first + " Here.<|im_end|>\n<|im_start|>user\nits ears and tail?<|im_end|>\n<|im_start|>assistant\n"
+    third = "\na dog?<|im_end|>\n<|im_start|>assistant\n"
+    # Neither the system prompt nor placeholders, no [SEG] or [REJ], no other branch, nothing that comes later.
+    assert spelled(model, text, (text.decision_positions + 1).tolist()) == [first, second, third]
+    assert spelled(model, text, text.seg_positions.tolist()) == [first, second, second + " and "]
+    assert spelled(model, text, [int(text.decision_positions[-1]) + 1]) == [third], "asked alone"
+
+
+def test_words_are_the_same_over_a_cached_prefix(model: MLLMSeg) -> None:
+    encoder = ConversationEncoder(model.mllm.tokenizer, "Be brief.")
+    whole, rest = encoder.encode(FIRST, 5), encoder.encode(FIRST, 5, with_prefix=False)
+    expected = model.words(whole.input_ids, whole.branch_ids, whole.seg_positions)
+    found = model.words(rest.input_ids, rest.branch_ids, rest.seg_positions)
+    assert found.mask.equal(expected.mask)
+    assert found.embeddings[found.mask].equal(expected.embeddings[expected.mask])
+
+
+def test_no_place_has_no_words(model: MLLMSeg) -> None:
+    text = ConversationEncoder(model.mllm.tokenizer, "").encode([FIRST[2]], 5)
+    words = model.words(text.input_ids, text.branch_ids, text.seg_positions)
+    assert len(words.embeddings) == len(words.mask) == 0
+
+
+def test_words_are_what_the_language_model_was_trained_on(model: MLLMSeg) -> None:
+    """Frozen embeddings: the head cannot bend them, nor can what it learns depend on [SEG]'s own row."""
+    text = ConversationEncoder(model.mllm.tokenizer, "").encode(FIRST, 5)
+    assert not model.words(text.input_ids, text.branch_ids, text.seg_positions).embeddings.requires_grad
+
+
+def test_questions_in_one_text_are_those_questions_one_by_one(model: MLLMSeg, features: list[ImageFeatures]) -> None:
+    """Short ones beside a long one, whose padding and words must not reach them."""
+    branches = [FIRST[1], [Turn("the one that stands to the left of the old lamp", "[SEG] Here.")], SECOND[0]]
+    together = run(model, features[:1], [branches]).images[0]
+    alone = [run(model, features[:1], [[branch]]).images[0] for branch in branches]
+    options = {"atol": TOLERANCE, "rtol": 0}
+    for name in ("exist_logits", "decision_superpixel_logits"):
+        torch.testing.assert_close(
+            getattr(together, name), torch.cat([getattr(item, name) for item in alone]), **options
+        )
+    for name in ("superpixel_logits", "prompt_embeddings"):
+        singles = torch.cat([getattr(item.head, name) for item in alone])
+        torch.testing.assert_close(getattr(together.head, name), singles, **options)
 
 
 def test_a_text_for_another_image_is_refused(model: MLLMSeg, features: list[ImageFeatures]) -> None:
