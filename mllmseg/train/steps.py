@@ -1,4 +1,4 @@
-"""The two training steps, each from a batch of photos to a loss and what to log.
+"""The three training steps, each from a batch of photos to a loss and what to log.
 
 N [SEG] tokens, M decisions, S superpixels, K categories, D LLM width.
 """

@@ -1,4 +1,4 @@
-"""The two losses of training on parts made by hand."""
+"""Two of the three losses of training on parts made by hand."""
 
 from __future__ import annotations
 
