@@ -106,9 +106,7 @@ class MLLMSeg(nn.Module):
         words = self.words(text.input_ids, text.branch_ids, text.decision_positions + 1)
         exist_logits, superpixel_logits = self.head.existence(decisions, words, regions, margin)
         words = self.words(text.input_ids, text.branch_ids, text.seg_positions)
-        return ImageOutput(
-            self.head(hidden[text.seg_positions], words, regions), exist_logits, superpixel_logits
-        )
+        return ImageOutput(self.head(hidden[text.seg_positions], words, regions), exist_logits, superpixel_logits)
 
     def words(self, input_ids: Tensor, branch_ids: Tensor, ends: Tensor) -> Words:
         """The words of a branch before each of N places.

@@ -101,7 +101,9 @@ def test_a_single_superpixel(head: SegHead, hidden: Tensor, words: Words, region
 
 
 @torch.no_grad()
-def test_queries_see_neither_each_other_nor_padding(head: SegHead, hidden: Tensor, words: Words, regions: Regions) -> None:
+def test_queries_see_neither_each_other_nor_padding(
+    head: SegHead, hidden: Tensor, words: Words, regions: Regions
+) -> None:
     together = head(hidden, words, regions)
     existence = head.existence(hidden, words, regions, torch.zeros(3))
     for row in range(3):
@@ -173,7 +175,9 @@ def test_a_superpixel_that_shows_the_word_gains(head: SegHead, hidden: Tensor, w
 
 
 @torch.no_grad()
-def test_existence_adds_the_language_models_own_margin(head: SegHead, hidden: Tensor, words: Words, regions: Regions) -> None:
+def test_existence_adds_the_language_models_own_margin(
+    head: SegHead, hidden: Tensor, words: Words, regions: Regions
+) -> None:
     margin = torch.tensor([-2.0, 0.0, 3.0])
     without, _ = head.existence(hidden, words, regions, torch.zeros(3))
     torch.testing.assert_close(head.existence(hidden, words, regions, margin)[0], without + margin)
