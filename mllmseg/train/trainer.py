@@ -1,4 +1,4 @@
-"""Single-process training: fill the cache, align the projector, instruct the whole, save what was trained.
+"""Single-process training: fill the cache, align the projector, instruct the whole, point with the head, save all that.
 
 All chance of a step follows from the seed, the stage and the step's number, so that a resumed run repeats the run that
 was never stopped, bit for bit on one CPU process, without saving the state of any generator.
@@ -101,7 +101,8 @@ class Trainer:
         self.run_stage("point", self.config.point, self.model.head.parameters(), self.point_step)
         self.calibrate()
         final = self.out / "final"
-        save_checkpoint(self.model, final, training=self.training_facts("point", self.config.point.steps))
+        last, stage = ("point", self.config.point) if self.config.point.steps else ("instruct", self.config.instruct)
+        save_checkpoint(self.model, final, training=self.training_facts(last, stage.steps))
         return final
 
     def run_stage(

@@ -10,15 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from mllmseg.config import DataConfig, ModelConfig, StageConfig, TrainConfig
+from mllmseg.config import DataConfig, ModelConfig, PointConfig, StageConfig, TrainConfig
 from mllmseg.data.datasets.coco_mini import Photo
-from mllmseg.errors import CheckpointError, ConfigError
+from mllmseg.errors import CheckpointError, ConfigError, DataError
 from mllmseg.models.build import build_model
 from mllmseg.models.checkpoint import load_checkpoint, trained_state
+from mllmseg.train.pointing import Recording
 from mllmseg.train.steps import StepResult
 from mllmseg.train.trainer import Trainer, fill_cache, prepare_precision, step_rng
 
 Settings = Callable[..., TrainConfig]
+POINT = PointConfig(steps=4, batch_size=2, rounds=2, warmup_steps=1)
 
 
 class Killed(BaseException):
@@ -94,6 +96,61 @@ def test_a_resumed_run_is_bit_for_bit_the_run_that_was_never_stopped(
     expected = weights_of(finished)
     assert resumed.keys() == expected.keys()
     assert [name for name, tensor in resumed.items() if not tensor.equal(expected[name])] == []
+
+
+@pytest.fixture(scope="module")
+def pointed(run_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    """A run with all three stages that was never stopped."""
+    return run(run_settings(tmp_path_factory.mktemp("pointed"), point=POINT, cache_workers=1))
+
+
+def test_the_point_stage_trains_the_head_alone_on_recordings(finished: Trainer, pointed: Trainer) -> None:
+    expected = {f"{photo.path.stem}-{number}.safetensors" for photo in pointed.photos for number in range(2)}
+    assert {path.name for path in pointed.recordings.iterdir()} == expected, "no photo that is held out"
+    readings = [Recording.load(pointed.recording_of(*reading)) for reading in pointed.readings()]
+    assert [bool(reading.flipped) for reading in readings] == [False, False, True, True], "odd rounds are mirrored"
+    for reading in readings:
+        assert len(reading.exists) == len(reading.decision_positions) == len(reading.decision_hidden)
+        assert int(reading.exists.sum()) == len(reading.masks) == len(reading.seg_positions)
+        rejected = reading.input_ids[reading.decision_positions + 1] == pointed.model.mllm.rej_token_id
+        assert rejected.equal(~reading.exists)
+    # Up to there the run is the one without this stage.
+    before, after = weights_of(finished), weights_of(pointed)
+    changed = {name for name, tensor in after.items() if not tensor.equal(before[name])}
+    assert changed == {name for name in after if name.startswith("head.")}
+    facts = json.loads((pointed.out / "final" / "training.json").read_text())
+    assert (facts["stage"], facts["step"]) == ("point", 4)
+
+
+@pytest.mark.parametrize("death", [("point", 0), ("point", 3)], ids=["before it", "in it"])
+def test_a_resumed_point_stage_is_bit_for_bit_the_one_that_was_never_stopped(
+    pointed: Trainer, run_settings: Settings, tmp_path: Path, death: tuple[str, int]
+) -> None:
+    settings = run_settings(tmp_path / "run", point=POINT, cache_workers=1)
+    stopped = run(settings, die=death)
+    lost = stopped.recording_of(*stopped.readings()[-1])
+    lost.unlink()  # made again, and alike, whatever the head has learned since
+    made = {path: path.stat().st_mtime_ns for path in stopped.recordings.iterdir()}
+    resumed = run(settings, resume=True)
+    assert lost.exists()
+    assert all(path.stat().st_mtime_ns == when for path, when in made.items()), "what is recorded stays"
+    expected = weights_of(pointed)
+    assert [name for name, tensor in weights_of(resumed).items() if not tensor.equal(expected[name])] == []
+
+
+def test_a_recording_that_cannot_be_made_is_missed(
+    pointed: Trainer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Idle:
+        def start(self) -> None: ...
+
+        def join(self) -> None: ...
+
+    context = type("Context", (), {"Process": lambda self, **_: Idle()})()
+    monkeypatch.setattr("mllmseg.train.trainer.multiprocessing.get_context", lambda _: context)
+    monkeypatch.setattr(pointed, "recordings", tmp_path / "recordings")
+    with pytest.raises(DataError, match=f"{tmp_path / 'recordings'}: 4 recordings could not be made"):
+        pointed.record()
 
 
 def test_another_seed_gives_another_run(finished: Trainer, run_settings: Settings, tmp_path: Path) -> None:
