@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from mllmseg.config import ModelConfig
@@ -69,7 +69,8 @@ def save_checkpoint(
         temporary = pathlib.Path(name) / folder.name
         temporary.mkdir()
         state = {key: tensor.to("cpu", dtype).contiguous() for key, tensor in trained_state(model).items()}
-        save_file(state, temporary / MODEL_FILE, metadata={"format": "pt"})
+        # Not save_file: its files are readable by their owner alone.
+        (temporary / MODEL_FILE).write_bytes(save(state, metadata={"format": "pt"}))
         model.config.to_yaml(temporary / CONFIG_FILE)
         model.mllm.tokenizer.save_pretrained(temporary)
         (temporary / TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
