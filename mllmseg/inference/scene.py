@@ -6,7 +6,7 @@ H W the image's own size, S superpixels, V visual tokens, N masks, M queries, D 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from mllmseg.constants import SEG_TOKEN
 from mllmseg.data.conversation import ConversationEncoder
-from mllmseg.models.head import HeadOutput, Regions
+from mllmseg.models.head import HeadOutput, Regions, maximise_expected_iou
 from mllmseg.models.mllm import branch_attention_mask
 from mllmseg.models.mllmseg import MLLMSeg
 from mllmseg.models.postprocess import postprocess_masks
@@ -89,7 +89,13 @@ def score_queries(
         past_key_values=scene.copy_cache(),
     )
     output = model.point(hidden[0].float(), text, scene.regions)
-    return output.head, model.head.probability(output.exist_logits)
+    return choose_superpixels(scene, output.head), model.head.probability(output.exist_logits)
+
+
+def choose_superpixels(scene: Scene, head: HeadOutput) -> HeadOutput:
+    """The same prompts with logits that are positive for just the superpixels of the answer."""
+    logits = maximise_expected_iou(head.superpixel_logits, scene.features.superpixels.areas)
+    return replace(head, superpixel_logits=logits)
 
 
 def decode_masks(model: MLLMSeg, scene: Scene, head: HeadOutput, clock: Stopwatch) -> tuple[Tensor, Tensor]:

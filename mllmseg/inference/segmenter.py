@@ -23,7 +23,7 @@ from mllmseg.errors import DataError
 from mllmseg.inference.answers import check_question, compose_answer, is_referring
 from mllmseg.inference.generation import generate, turns_of
 from mllmseg.inference.pretrained import load_pretrained, pick_device, pick_dtype
-from mllmseg.inference.scene import Scene, build_scene, decode_masks, score_queries
+from mllmseg.inference.scene import Scene, build_scene, choose_superpixels, decode_masks, score_queries
 from mllmseg.models.head import HeadOutput
 from mllmseg.models.mllmseg import MLLMSeg
 from mllmseg.models.postprocess import mask_boxes
@@ -225,6 +225,7 @@ class Segmenter:
                     max_new_tokens=max_new_tokens,
                 )
                 head = self.model.head(generated.seg_hidden_states, generated.words, scene.regions)
+                head = choose_superpixels(scene, head)
             masks, mask_scores = decode_masks(self.model, scene, head, clock)
         answer = generated.text
         if generated.decided and not any(letter.isalnum() for letter in answer):

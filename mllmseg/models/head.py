@@ -176,6 +176,30 @@ class SegHead(nn.Module):
         return torch.einsum("nl,nld->nd", weights, self.word(words.embeddings))
 
 
+def maximise_expected_iou(superpixel_logits: Tensor, areas: Tensor) -> Tensor:
+    """Shifts each row of logits so that just those superpixels are positive whose union has the best expected IoU.
+
+    A threshold of one half maximises accuracy, not overlap: where the model is unsure, the best mask holds what is
+    less likely than not, and it is never empty. With the regions of a row taken as independent, E[I] / E[U] of the k
+    most probable ones is read off cumulative sums (Nowozin, CVPR 2014, on expected intersection over union).
+
+    Args:
+        superpixel_logits: `[N, S]`.
+        areas: `[S]` pixels.
+
+    Returns:
+        `[N, S]`, in the same order within each row.
+    """
+    ordered, order = superpixel_logits.float().sort(dim=1, descending=True)
+    weights = (areas.float() / areas.sum())[order]
+    expected = weights * ordered.sigmoid()
+    intersection = expected.cumsum(1)
+    union = weights.cumsum(1) + expected.sum(1, keepdim=True) - intersection
+    last = (intersection / union).argmax(1, keepdim=True)
+    below = torch.cat([ordered, ordered[:, -1:] - 2], dim=1).gather(1, last + 1)
+    return superpixel_logits - (ordered.gather(1, last) + below) / 2
+
+
 def paint(superpixel_logits: Tensor, label_map: Tensor, size: int) -> Tensor:
     """Paints `[N, S]` logits onto the `[h, w]` label map → `[N, 1, size, size]` low-res mask logits.
 
