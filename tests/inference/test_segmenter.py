@@ -297,6 +297,10 @@ def test_every_seg_gets_a_mask_from_its_own_hidden_state(
     with torch.no_grad():
         hidden = _hidden(segmenter, text)
     torch.testing.assert_close(seen[0].seg_hidden_states, hidden[text.seg_positions], atol=2e-3, rtol=1e-3)
+    # The same words as in training, too, although here they are found without branches.
+    words = segmenter.model.words(text.input_ids, text.branch_ids, text.seg_positions[-2:])
+    assert seen[0].words.mask.equal(words.mask)
+    assert seen[0].words.embeddings[words.mask].equal(words.embeddings[words.mask])
 
 
 def _hidden(segmenter: Segmenter, text: object) -> torch.Tensor:
@@ -335,9 +339,15 @@ def test_an_answer_never_holds_a_mask_and_a_rejection(
         return words.get(token) or tokenizer.convert_tokens_to_ids(token)
 
     processor = DecisionProcessor(
-        segmenter.model, torch.zeros(0), generation.HiddenTape(), prompt_length=2, threshold=0.5, decide=False
+        segmenter.model,
+        segmenter._scene.regions,
+        generation.HiddenTape(),
+        prefix_length=1,
+        prompt_length=2,
+        threshold=0.5,
+        decide=False,
     )
-    monkeypatch.setattr(processor, "_probability", lambda: probability)
+    monkeypatch.setattr(processor, "_probability", lambda input_ids: probability)
     scores = torch.zeros(1, len(tokenizer))
     scores[0, number("dog")] = 1.0
     scores[0, number(top)] = 2.0
