@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from mllmseg.config import HeadConfig
-from mllmseg.models.head import LEXICON_SHARPNESS, PRIOR_LIMIT, Regions, SegHead, Words, paint
+from mllmseg.models.head import (
+    LEXICON_SHARPNESS,
+    PRIOR_LIMIT,
+    Regions,
+    SegHead,
+    Words,
+    maximise_expected_iou,
+    paint,
+)
 
 LLM, FEATURES, GEOMETRY, WIDTH = 24, 6, 5, 16
 # Attention sums in another order.
@@ -241,3 +249,25 @@ def test_the_gradient_of_paint_counts_pixels() -> None:
     paint(logits, torch.tensor([[0, 0, 1], [0, 2, 1]]), 4).sum().backward()
     assert logits.grad is not None
     assert logits.grad.tolist() == [[3, 2, 1]]
+
+
+def test_expected_iou_picks_what_is_less_likely_than_not_when_unsure() -> None:
+    areas = torch.tensor([10.0, 10.0, 10.0, 10.0])
+    logits = torch.logit(torch.tensor([[0.45, 0.4, 0.01, 0.01], [0.99, 0.98, 0.02, 0.01], [0.9, 0.05, 0.05, 0.05]]))
+    chosen = maximise_expected_iou(logits, areas) > 0
+    assert chosen.tolist() == [[True, True, False, False], [True, True, False, False], [True, False, False, False]]
+
+
+def test_expected_iou_is_the_best_of_all_sets_of_most_probable_regions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, areas = torch.randn(20, 7, generator=generator), torch.rand(7, generator=generator) + 0.1
+    shifted = maximise_expected_iou(logits, areas)
+    assert torch.equal(shifted.argsort(1), logits.argsort(1))
+    weighted = areas * logits.sigmoid()
+
+    def score(chosen: torch.Tensor, row: torch.Tensor) -> float:
+        return float(row[chosen].sum() / (areas[chosen].sum() + row[~chosen].sum()))
+
+    for row, before, after in zip(weighted, logits, shifted, strict=True):
+        sets = [before >= value for value in before]
+        assert score(after > 0, row) == pytest.approx(max(score(chosen, row) for chosen in sets))
