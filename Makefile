@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PHOTO ?= examples/coffee.jpg
-QUERY ?= the red saucer
+PHOTO ?= examples/astronaut.jpg
+QUERY ?= the person
 # Test processes, each with one thread: two suit a laptop and a small CI machine alike.
 TEST_PROCESSES ?= 2
 UV := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt
