@@ -124,8 +124,8 @@ def chosen_superpixels(image: Image.Image, found: Sequence[Segmentation]) -> Ima
 def mask_image(masks: Tensor | Array) -> Image.Image:
     """`[N, H, W]` or `[H, W]` bool masks as one greyscale image: 255 where any of them is, else 0."""
     array = masks.cpu().numpy() if isinstance(masks, Tensor) else np.asarray(masks)
-    union = array if array.ndim == 2 else array.any(0)
-    return Image.fromarray(union.astype(np.uint8) * np.uint8(255))
+    union = np.asarray(array if array.ndim == 2 else array.any(0))
+    return Image.fromarray(np.where(union, 255, 0).astype(np.uint8))
 
 
 def side_by_side(images: Sequence[Image.Image], *, gap: int = 8) -> Image.Image:
