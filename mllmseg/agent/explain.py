@@ -1,0 +1,101 @@
+"""Why nothing fits: which part of a sentence fails, and what comes closest."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+from mllmseg.agent.phrases import COLOUR_WORDS, Phrase, Relaxed, Tail, is_plural, parse_phrase, relaxations, singular
+from mllmseg.agent.schemas import Found, Measurement, Result
+from mllmseg.agent.tools import Call
+from mllmseg.data.words import is_mass, with_article
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What to say about a phrase that nothing fits.
+
+    Attributes:
+        text: a sentence that names the part that fails.
+        candidate: the mask of the closest thing, None where there is not even that.
+        phrase: what the candidate is.
+    """
+
+    text: str
+    candidate: str | None = None
+    phrase: str = ""
+
+
+def explain(query: str) -> Generator[Call, Result, Explanation]:
+    """Asks for less and less until something fits; at most seven calls of tools, which it yields.
+
+    Args:
+        query: a phrase that nothing was found for.
+    """
+    phrase = parse_phrase(query)
+    for relaxed in relaxations(phrase):
+        found = yield Call("segment", {"query": relaxed.text})
+        if isinstance(found, Found) and found.exists:
+            anchor = next((part.anchor for part in relaxed.dropped if isinstance(part, Tail) and part.anchor), "")
+            if anchor:
+                other = yield Call("segment", {"query": anchor})
+                if isinstance(other, Found) and not other.exists:
+                    text = f"There {_is(phrase, relaxed)}, but {nothing(anchor)}."
+                    return Explanation(text, found.mask, relaxed.text)
+            measured = yield Call("measure", {"mask": found.mask})
+            assert isinstance(measured, Measurement)
+            return Explanation(_sentence(phrase, relaxed, measured), found.mask, relaxed.text)
+    return Explanation(f"I see {nothing(query)} here.")
+
+
+def contradicted(query: str, rival: str, mask: str) -> Explanation:
+    """For a thing that was found but is something else: "the red laptop" is rather "the purple laptop"."""
+    phrase = parse_phrase(query)
+    seen = [word for word in rival.lower().split() if word not in query.lower().split()]
+    missed = [word for word in query.lower().split() if word not in rival.lower().split()]
+    text = f"There {_is(phrase, Relaxed(phrase.bare, ()))}, but it looks {' '.join(seen)}, not {' '.join(missed)}."
+    return Explanation(text, mask, rival)
+
+
+def nothing(phrase: str) -> str:
+    """Words for a missing thing: for "the red car" they are "no red car"."""
+    parsed = parse_phrase(phrase)
+    words = [*parsed.adjectives, parsed.noun, *(tail.text for tail in parsed.tails)]
+    return f"no {' '.join(words)}" if parsed.noun.isascii() else f"nothing that is “{phrase}”"
+
+
+def _is(phrase: Phrase, relaxed: Relaxed) -> str:
+    """What there is instead: "is a car on the left", "are cars"."""
+    kept = parse_phrase(relaxed.text)
+    noun = " ".join((*kept.adjectives, kept.noun))
+    tails = "".join(f" {tail.text}" for tail in kept.tails)
+    if is_plural(kept.noun):
+        return f"are {noun}{tails}"
+    article = noun if is_mass(kept.noun) else with_article(noun)
+    return f"is {article}{tails}"
+
+
+def _sentence(phrase: Phrase, relaxed: Relaxed, measured: Measurement) -> str:
+    several = is_plural(parse_phrase(relaxed.text).noun)
+    it, verb = ("they", "are") if several else ("it", "is")
+    there = f"There {_is(phrase, relaxed)}"
+    part = relaxed.dropped[0]
+    if isinstance(part, Tail):
+        if part.kind == "place" and measured.place:
+            place = _in_place(measured.place)
+            return f"{there}, but none {part.text}: {it} {verb} {place}."
+        return f"{there}, but none {part.text}."
+    if part.lower() in COLOUR_WORDS:
+        if measured.colour and measured.colour != part.lower().replace("gray", "grey"):
+            return f"{there}, but {it} {verb} {measured.colour}, not {part}."
+        return f"{there}, but none that is {part}."
+    if len(relaxed.dropped) > 1 or part not in phrase.adjectives:
+        missing = singular(phrase.noun) if part not in phrase.adjectives else part
+        return f"{there}, but no {missing}." if part not in phrase.adjectives else f"{there}, but none that is {part}."
+    return f"{there}, but none that is {part}."
+
+
+def _in_place(place: str) -> str:
+    if place == "middle":
+        return "in the middle"
+    return f"at the {place}" if place in ("top", "bottom") else f"on the {place}"

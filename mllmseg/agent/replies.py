@@ -1,0 +1,102 @@
+"""What the agent says about the results of its tools."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mllmseg.agent.phrases import is_plural, parse_phrase
+from mllmseg.agent.schemas import EditResult, Found, Measurement, Place, Result, Spoken, Verdict
+
+_DONE = {
+    "cut_out": "Cut out {x}; everything else is transparent.",
+    "blur": "Blurred {x}.",
+    "blur_rest": "Blurred everything except {x}.",
+    "grey": "Took the colour out of {x}.",
+    "grey_rest": "Took the colour out of everything except {x}.",
+    "recolour": "Made {x} {c}.",
+    "highlight": "Highlighted {x}.",
+    "remove": "Removed {x} and filled the gap from around it.",
+}
+
+
+def describe(intent: str, results: Sequence[Result]) -> str:
+    """The answer to a message whose steps all went well.
+
+    Args:
+        intent: of the plan.
+        results: of its steps, without those whose target was not there.
+    """
+    if intent == "count":
+        return _counts([item for item in results if isinstance(item, Measurement)])
+    sayings = {
+        Measurement: _measured,
+        Verdict: _judged,
+        EditResult: _edited,
+        Place: _placed,
+        Spoken: lambda item: item.text,
+    }
+    said = [sayings[type(item)](item) for item in results if type(item) in sayings]  # type: ignore[operator]
+    if said:
+        return " ".join(said)
+    return _shown(intent, [item for item in results if isinstance(item, Found)])
+
+
+def _shown(intent: str, masks: Sequence[Found]) -> str:
+    """Of computed masks only what is shown in the end counts; which that is, the planner has sorted out."""
+    if not masks:
+        return ""
+    names = [_name(item.phrase) for item in masks]
+    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    several = len(masks) > 1 or is_plural(parse_phrase(masks[0].phrase).noun)
+    empty = [_name(item.phrase) for item in masks if not item.share]
+    if len(empty) == len(masks):
+        return f"Nothing is left: {listed} {'have' if several else 'has'} no pixel."
+    if intent == "exists":
+        return f"Yes: {listed}, {_extent(masks)}."
+    return f"{'Here are' if several else 'Here is'} {listed}, {_extent(masks)}."
+
+
+def _name(phrase: str) -> str:
+    return f"“{phrase}”"
+
+
+def _extent(masks: Sequence[Found]) -> str:
+    first = masks[0]
+    where = f", {first.place}" if len(masks) == 1 and first.place else ""
+    return f"{sum(item.share for item in masks):.1%} of the picture{where}"
+
+
+def _counts(measured: Sequence[Measurement]) -> str:
+    counts = [f"{len(item.parts)} for {_name(item.phrase)}" for item in measured]
+    touching = " (things that touch count as one)" if any(item.parts for item in measured) else ""
+    return f"I count {' and '.join(counts)}{touching}." if counts else ""
+
+
+def _measured(item: Measurement) -> str:
+    if item.distance is not None:
+        return "They touch or overlap." if item.distance <= 1 else f"They are {item.distance:.0f} pixels apart."
+    x, y, width, height = item.box
+    return (
+        f"{_name(item.phrase)} covers {item.share:.1%} of the picture ({item.area:,} pixels) in a box of {width} × "
+        f"{height} pixels at ({x}, {y}), {item.place}; most of it is {item.colour}."
+    )
+
+
+def _judged(item: Verdict) -> str:
+    alone = "" if item.probability is None else f", {item.probability:.2f} seen alone"
+    odds = f"P {item.score:.2f} in the whole picture{alone}"
+    if item.fits:
+        return f"Yes, as far as I can tell this is {_name(item.query)} ({odds})."
+    instead = f"; {_name(item.rival)} fits better, P {item.rivals[item.rival]:.2f}" if item.rival else ""
+    return f"No, I doubt that this is {_name(item.query)} ({odds}{instead})."
+
+
+def _edited(item: EditResult) -> str:
+    said = _DONE[item.op].format(x=_name(item.phrase), c=item.colour)
+    return f"{said} Every pixel outside is untouched." if not item.op.endswith("_rest") else said
+
+
+def _placed(item: Place) -> str:
+    if item.point is None:
+        return f"There is no free space for {_name(item.phrase)}."
+    return f"Here is {_name(item.phrase)}, {item.share:.1%} of the picture; a point well inside is {item.point}."
