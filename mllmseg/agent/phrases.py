@@ -174,7 +174,7 @@ def singular(noun: str) -> str:
     lower = last.lower()
     if lower in _SINGULARS:
         last = _SINGULARS[lower]
-    elif is_plural(last) and not words.is_plural(lower) and lower != "sheep":
+    elif is_plural(last) and not words.is_plural(noun.lower()) and lower != "sheep":
         if lower.endswith("ves"):
             last = last[:-3] + ("fe" if lower.endswith("ives") else "f")
         elif lower.endswith("ies"):
@@ -216,7 +216,7 @@ def relaxations(phrase: Phrase, limit: int = 5) -> list[Relaxed]:
     return [*kept[: limit - 1], *kept[-1:]] if len(kept) > limit else kept
 
 
-def contrasts(phrase: Phrase, limit: int = 6) -> list[str]:
+def contrasts(phrase: Phrase, limit: int = 12) -> list[str]:
     """The same phrase with one word turned into what excludes it: another colour, the other side."""
     found: list[str] = []
     for word in re.findall(r"\w+", phrase.text):

@@ -59,12 +59,14 @@ class Planner(Protocol):
 def make_plan(message: str, context: Context = Context()) -> Plan:
     """The plan for a message."""
     message = " ".join(message.split())
-    if all(_is_punctuation(letter) for letter in message):
-        return Plan("say", text="Say what to look for. " + HELP)
     builder = Builder(context, RULES)
     intent = ""
     for clause in CLAUSE.split(message):
-        intent = builder.clause(clause) or intent
+        if not all(_is_punctuation(letter) for letter in clause):
+            intent = builder.clause(clause)
+    nameless = any(not call.arguments.get("query", "named") for call in builder.steps)  # "remove ," names nothing
+    if not intent or nameless:
+        return Plan("say", text="Say what to look for. " + HELP, topic=context.topic)
     topic = builder.topic or context.topic
     return Plan(intent, tuple(builder.steps), tuple(dict.fromkeys(builder.show)), builder.text, topic)
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from mllmseg.agent.phrases import parse_phrase, singular
+from mllmseg.agent.regions import COLOURS
 from mllmseg.agent.session import Session
 from mllmseg.inference.answers import check_question, compose_answer
 from mllmseg.models.postprocess import mask_boxes
@@ -103,7 +104,7 @@ class DrawnSegmenter:
             return []
         things = [thing for thing in THINGS if thing.noun == noun]
         for word in (*phrase.adjectives, *(w for tail in phrase.tails if not tail.anchor for w in tail.text.split())):
-            if word in ("left", "right") or word in ("brown", "black", "red", "blue", "green", "purple"):
+            if word in ("left", "right") or word in COLOURS:
                 things = [thing for thing in things if word in thing.words.split()]
         for tail in phrase.tails:
             things = [thing for thing in things if not tail.anchor or self._relates(thing, tail.text, tail.anchor)]

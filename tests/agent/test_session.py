@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mllmseg.agent.session import MAX_PICTURES, Session
+from mllmseg.errors import DataError
+
+
+@pytest.fixture
+def masked(session, region):
+    return session.add_mask("the car", region(0)).add_mask("the ball", region(3)).show(["m1"])
+
+
+def test_nothing_changes_in_place(masked, region):
+    for other in (
+        masked.add_mask("x", region(1)), masked.show(["m2"]), masked.toggle("m2"), masked.rename("m1", "mine"),
+        masked.add_edit("blur", masked.picture.image),
+    ):  # fmt: skip
+        assert other != masked
+    assert [record.phrase for record in masked.visible] == ["the car"]
+
+
+def test_masks_are_shown_hidden_and_renamed(masked):
+    assert masked.toggle("m2").shown == ("m1", "m2")
+    assert masked.toggle("m1").shown == ()
+    assert masked.rename("m1", "my car").mask("m1").phrase == "my car"
+    with pytest.raises(DataError, match="no mask 'm7'; known: m1, m2"):
+        masked.show(["m7"])
+
+
+def test_each_picture_has_its_own_masks_and_edits(masked, segmenter, picture):
+    masked = masked.add_edit("grey", picture.convert("L").convert("RGB"))
+    second = masked.add_picture(picture, segmenter, "again")
+    assert second.visible == ()
+    assert second.canvas is picture
+    assert second.turn_to("p1").visible == masked.visible
+    assert second.turn_to("p1").canvas is masked.canvas
+    assert second.turn_to("p1").without_edits().canvas is picture
+
+
+def test_limits(session, segmenter, picture):
+    for _ in range(MAX_PICTURES - 1):
+        session = session.add_picture(picture, segmenter)
+    with pytest.raises(DataError, match=f"holds {MAX_PICTURES} pictures"):
+        session.add_picture(picture, segmenter)
+    with pytest.raises(DataError, match="no picture to talk about"):
+        _ = Session().picture
+    with pytest.raises(DataError, match="no picture 'p99'"):
+        session.turn_to("p99")
+
+
+def test_a_mask_is_a_copy(session, region):
+    mask = region(0)
+    session = session.add_mask("the car", mask)
+    mask[:] = True
+    assert not np.array_equal(session.mask("m1").mask, mask)
