@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from mllmseg.agent.planner import Final, Planner, PlannerError, RulePlanner
+from mllmseg.agent.planner import COMMANDS, Final, Planner, PlannerError, RulePlanner, make_plan
 from mllmseg.agent.schemas import Result
 from mllmseg.agent.session import Exchange, MaskRecord, Mode, Offer, Segments, Session
 from mllmseg.agent.tools import Call, call_tool
@@ -64,8 +64,8 @@ class Agent:
         max_seconds: float = MAX_SECONDS,
     ) -> None:
         self.segmenter = segmenter
-        rules = RulePlanner()
-        self.planners: Sequence[Planner] = (rules,) if planner is None else (planner, rules)
+        self.rules = RulePlanner()
+        self.planner = planner
         self.max_steps = max_steps
         self.max_seconds = max_seconds
 
@@ -93,7 +93,7 @@ class Agent:
         """
         picture = session.picture
         notes: list[str] = []
-        for planner in self.planners:
+        for planner in self._planners(message):
             work = _Work(session, self.max_steps, time.monotonic() + self.max_seconds)
             try:
                 final = work.run(planner.work(message, session))
@@ -115,6 +115,12 @@ class Agent:
             steps=tuple(work.steps),
         )
         return _conclude(session, work.session, final, trace)
+
+    def _planners(self, message: str) -> Sequence[Planner]:
+        """Who is tried in turn. Commands to the session itself need no model."""
+        if self.planner is None or make_plan(message).intent in COMMANDS:
+            return (self.rules,)
+        return self.planner, self.rules
 
 
 class _Work:

@@ -75,6 +75,9 @@ def _is_punctuation(letter: str) -> bool:
     return letter.isspace() or (letter.isascii() and not letter.isalnum()) or letter in "。？！…¿¡"
 
 
+COMMANDS = ("undo", "reset", "hide")
+
+
 class RulePlanner:
     """The local planner: no network, no chance."""
 
@@ -83,7 +86,7 @@ class RulePlanner:
     def work(self, message: str, session: Session) -> Generator[Call, Result, Final]:
         """Works on a message."""
         plan = make_plan(message, Context(session.focus, session.topic, session.offer is not None))
-        if plan.intent in ("undo", "reset", "hide"):
+        if plan.intent in COMMANDS:
             return Final("", command=plan.intent)
         if plan.intent == "say":
             return Final(plan.text, keep=True, topic=session.topic)

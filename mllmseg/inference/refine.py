@@ -51,11 +51,14 @@ def refine_mask(
     if features.image_embeddings is None:
         raise DataError("these features came without SAM's image embeddings: set the image itself")
     _check(points, box, prior, features.original_size)
+    # A click on a mask corrects it; without a box, SAM would rather take it for a click on one of its parts.
+    if box is None and prior is not None and prior.any():
+        box = _around(prior, [(x, y) for x, y, inside in points if inside])
     device = features.image_embeddings.device
     sparse = _sparse(sam, features, points, box, device)
     dense = sam.no_mask_dense(1) if prior is None else sam.embed_mask_prompt(_as_logits(prior, features).to(device))
     # A lone click may mean a part or the whole: of three masks the one SAM trusts most.
-    ambiguous = box is None and len(points) == 1 and prior is None
+    ambiguous = box is None and len(points) == 1
     low_res, scores = sam.decode_masks(features.image_embeddings, sparse, dense, multimask_output=ambiguous)
     best = int(scores[0].argmax())
     mask = postprocess_masks(low_res[0, best : best + 1], features.input_size, features.original_size)[0].cpu()
@@ -80,6 +83,15 @@ def _check(
             raise DataError(f"the box {box} (x, y, width, height) has no pixel of the picture of {width} x {height}")
     if prior is not None and prior.shape != size:
         raise AlignmentError(f"a mask {prior.shape} does not fit a picture [H, W] of {size}")
+
+
+def _around(prior: npt.NDArray[np.bool_], points: list[tuple[float, float]]) -> tuple[float, float, float, float]:
+    """(x, y, width, height) around a mask and the points that belong to it."""
+    rows, columns = np.flatnonzero(prior.any(1)), np.flatnonzero(prior.any(0))
+    across = [float(columns[0]), float(columns[-1]), *(x for x, _ in points)]
+    down = [float(rows[0]), float(rows[-1]), *(y for _, y in points)]
+    left, top = min(across), min(down)
+    return left, top, max(across) - left + 1, max(down) - top + 1
 
 
 def _sparse(
