@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mllmseg.commands.chat import chat
 from mllmseg.errors import MLLMSegError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(help="Pre-trained weights: list, fetch, verify.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
+app.command("chat")(chat)
 
 ProgressOption = Annotated[
     bool | None,

@@ -74,6 +74,10 @@ def says(text: str | None, *calls: tuple[str, dict[str, Any]]) -> dict[str, Any]
     return {"choices": [{"message": message}]}
 
 
+def calls(*broken: Any) -> dict[str, Any]:
+    return {"choices": [{"message": {"tool_calls": list(broken)}}]}
+
+
 def show(answer: str, *masks: str) -> dict[str, Any]:
     return says(None, ("show", {"masks": list(masks), "answer": answer}))
 
@@ -180,7 +184,7 @@ def elsewhere(handler: BaseHTTPRequestHandler) -> None:
             "calls",
             1,
         ),
-        ([{"choices": [{"message": {"tool_calls": [7]}}]}], "calls", 1),
+        ([calls(7)], "calls", 1),
         ([show("here", "m5")], "do not exist", 1),
         ([says(None, ("show", {"masks": "m1"}))], "cannot be read", 1),
         ([hang], "gave no answer within 0.3 s", 2),

@@ -1,0 +1,161 @@
+"""`mllmseg chat`: talk about a picture in the terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mllmseg.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from mllmseg.agent.loop import Reply
+    from mllmseg.agent.planner import Planner
+
+LLM_KEY = "MLLMSEG_LLM_KEY"
+_HELP = "Write /strict or /lenient to change the mode, /quit (or end the input) to leave."
+
+
+def chat(
+    image: Annotated[str, typer.Argument(help="An image file.", show_default=False)],
+    messages: Annotated[
+        list[str] | None, typer.Argument(help="What to say; without any, a conversation on the terminal.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A folder for what comes out of each message: 01-overlay.png, 01-edit.png, 01-trace.json."),
+    ] = None,
+    lenient: Annotated[
+        bool, typer.Option("--lenient/--strict", help="Show the closest thing where nothing fits, or only offer it.")
+    ] = False,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="A thing exists where its probability reaches this.")
+    ] = 0.5,
+    llm_url: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Plan by a language model at this OpenAI-compatible address; its key comes from ${LLM_KEY}."
+        ),
+    ] = None,
+    llm_model: Annotated[str | None, typer.Option(help="The language model's name there.")] = None,
+    device: Annotated[str, typer.Option(help="cuda, mps, cpu, or auto for the best there is.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="Of the language model: float32, bfloat16, or auto.")] = "auto",
+    model: Annotated[
+        str | None, typer.Option(help="A checkpoint folder or hub id instead of the model that comes along.")
+    ] = None,
+) -> None:
+    """Talk about a picture: find, exclude, count, measure, edit, ask back. Exit code 2 for bad input."""
+    warnings.simplefilter("ignore")  # the libraries' deprecations are no news to a user
+    from mllmseg.data.transforms import load_image
+    from mllmseg.inference import pretrained
+
+    # Everything that can be wrong with the input is found before the model is loaded.
+    planner = _planner(llm_url, llm_model)
+    picture = load_image(image)
+    if out is not None:
+        _make_folder(out)
+    folder = pretrained.find_checkpoint(model)
+
+    from mllmseg.agent.loop import Agent
+    from mllmseg.agent.session import Mode
+    from mllmseg.inference.segmenter import Segmenter
+    from mllmseg.models.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    segmenter = Segmenter.from_pretrained(folder, device=device, dtype=dtype, progress=sys.stderr.isatty())
+    agent = Agent(segmenter, planner=planner)
+    session = agent.open(picture, name=Path(image).name, mode=Mode.LENIENT if lenient else Mode.STRICT)
+    session = replace(session, threshold=threshold)
+    number = 0
+    for message in messages or _typed(session.mode.value):
+        if message in ("/strict", "/lenient"):
+            session = replace(session, mode=Mode(message[1:]))
+            typer.echo(f"{session.mode.value} from now on")
+            continue
+        number += 1
+        reply = agent.ask(session, message)
+        session = reply.session
+        _say(reply, _write(reply, out, number) if out else [])
+
+
+def _planner(url: str | None, name: str | None) -> Planner | None:
+    if url is None and name is None:
+        return None
+    if url is None or name is None:
+        raise ConfigError("a language model needs both --llm-url and --llm-model")
+    from mllmseg.agent.llm_planner import Endpoint, LlmPlanner
+
+    return LlmPlanner(Endpoint(url, name, key=os.environ.get(LLM_KEY, "")))
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DataError(f"{folder}: cannot write there ({error.strerror}); choose another folder") from error
+
+
+def _typed(mode: str) -> Iterator[str]:
+    """What the user types, line by line, up to /quit or the end of the input."""
+    on_terminal = sys.stdin.isatty()
+    if on_terminal:
+        typer.echo(f"What is in the picture? ({mode} mode) {_HELP}")
+    while True:
+        if on_terminal:
+            typer.echo("> ", nl=False)
+        line = sys.stdin.readline()
+        if not line or line.strip() == "/quit":
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def _write(reply: Reply, folder: Path, number: int) -> list[Path]:
+    """Writes what came out of a message; returns the files."""
+    import numpy as np
+
+    from mllmseg.inference.outputs import save_image
+    from mllmseg.inference.visualize import overlay
+
+    written: list[Path] = []
+    if reply.masks:
+        labels = [record.phrase for record in reply.masks]
+        picture = reply.session.picture.image
+        drawn = overlay(picture, np.stack([record.mask for record in reply.masks]), labels=labels)
+        written.append(folder / f"{number:02d}-overlay.png")
+        save_image(drawn, written[-1])
+    if reply.image is not None:
+        written.append(folder / f"{number:02d}-edit.png")
+        save_image(reply.image, written[-1])
+    written.append(folder / f"{number:02d}-trace.json")
+    temporary = written[-1].with_name(f".{written[-1].name}-{os.getpid()}")
+    try:
+        temporary.write_text(reply.trace.to_json() + "\n", encoding="utf-8")
+        temporary.replace(written[-1])
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(f"{written[-1]}: cannot be written ({error.strerror})") from error
+    return written
+
+
+def _say(reply: Reply, written: list[Path]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(Text(reply.text, style="bold green" if reply.masks or reply.image else "bold yellow"))
+    for step in reply.trace.steps:
+        given = ", ".join(str(value) for value in step.arguments.values())
+        score = "" if step.score is None else f", P {step.score:.2f}"
+        console.print(Text(f"  {step.tool}({given}){score}, {step.milliseconds:.0f} ms", style="dim"))
+    for path in written:
+        console.print(Text(f"  wrote {path}", style="dim"))
