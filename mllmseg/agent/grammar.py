@@ -8,7 +8,7 @@ takes is a target itself, so that a phrase in any language is looked for as it s
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,6 +93,28 @@ BACKGROUND = re.compile(r"(?:the |its |their )?(?:back|sur)(?:ground|roundings?)
 _JOINT = re.compile(
     r",\s+and\s+|,\s+|\s+and\s+(?:also\s+)?|\s+as well as\s+|\s+plus\s+|\s*&\s*|\s+or\s+", re.IGNORECASE
 )
+
+
+NOTHING_MEANT = "I do not know yet what you mean by that: name a thing in the picture first."
+
+
+class Rules:
+    """Patterns of clauses and what to do about them, in order."""
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[re.Pattern[str], Rule]] = []
+
+    def on(self, *patterns: str) -> Callable[[Rule], Rule]:
+        """Files a function for clauses that one of the patterns matches from end to end; it may decline by a ""."""
+
+        def add(function: Rule) -> Rule:
+            self._entries.extend((re.compile(pattern, re.IGNORECASE | re.DOTALL), function) for pattern in patterns)
+            return function
+
+        return add
+
+    def __iter__(self) -> Iterator[tuple[re.Pattern[str], Rule]]:
+        return iter(self._entries)
 
 
 @dataclass

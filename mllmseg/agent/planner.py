@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mllmseg.agent.commands import HELP, RULES
+from mllmseg.agent.edit_commands import EDIT_RULES
 from mllmseg.agent.explain import Explanation, contradicted, explain
 from mllmseg.agent.grammar import CLAUSE, Builder, Context, Plan
 from mllmseg.agent.phrases import contrasts, parse_phrase
@@ -59,7 +60,7 @@ class Planner(Protocol):
 def make_plan(message: str, context: Context = Context()) -> Plan:
     """The plan for a message."""
     message = " ".join(message.split())
-    builder = Builder(context, RULES)
+    builder = Builder(context, (*EDIT_RULES, *RULES))
     intent = ""
     for clause in CLAUSE.split(message):
         if not all(_is_punctuation(letter) for letter in clause):
@@ -137,7 +138,7 @@ class _Run:
                 yield from self._explain(query)
             elif self.mode is Mode.STRICT and contrasts(parse_phrase(query)):
                 verdict = yield Call("verify", {"mask": result.mask, "query": query, "closely": False})
-                if isinstance(verdict, Verdict) and not verdict.fits:
+                if isinstance(verdict, Verdict) and verdict.rival:
                     self.explanations.append(contradicted(query, verdict.rival, result.mask))
                     self.masks[-1] = None
         elif not isinstance(result, Found) or isinstance(result, Place):

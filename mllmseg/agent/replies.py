@@ -63,7 +63,7 @@ def _name(phrase: str) -> str:
 def _extent(masks: Sequence[Found]) -> str:
     first = masks[0]
     where = f", {first.place}" if len(masks) == 1 and first.place else ""
-    return f"{sum(item.share for item in masks):.1%} of the picture{where}"
+    return f"{', '.join(f'{item.share:.1%}' for item in masks)} of the picture{where}"
 
 
 def _counts(measured: Sequence[Measurement]) -> str:

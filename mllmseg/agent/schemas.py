@@ -29,7 +29,7 @@ class VerifyArguments(Strict):
     """Arguments of `verify`."""
 
     mask: MaskId
-    query: Text = pydantic.Field(description="What the mask should show.")
+    query: Text | None = pydantic.Field(None, description="What it should show; leave out for what it was made for.")
     closely: bool = pydantic.Field(True, description="Also look at the masked region alone; takes a second or two.")
 
 
@@ -113,6 +113,7 @@ class Verdict(Result):
     Attributes:
         fits: nothing speaks against it.
         score: P(the query exists) in the whole picture.
+        overlap: IoU of the mask and what the query points at in the whole picture.
         probability: P(the thing exists) in the masked region alone, None where it was not looked at.
         rivals: contrary phrases that mean the same region, with their P.
         rival: the one that fits clearly better, "" where there is none.
@@ -123,6 +124,7 @@ class Verdict(Result):
     query: str
     fits: bool
     score: float
+    overlap: float
     probability: float | None
     rivals: dict[str, float]
     rival: str

@@ -42,6 +42,10 @@ from mllmseg.registry import Registry
 # A contrary phrase disproves a mask where it means about the same region and is more probable by this much.
 SAME_REGION = 0.5
 RIVAL_MARGIN = 0.1
+# Below this overlap, what a phrase means in the whole picture is something else than the mask.
+ELSEWHERE = 0.1
+# Scores in a batch differ by so much from those of single queries.
+ROUNDING = 1e-3
 # On a cut-out region the model is out of its depth: only a plain no counts.
 DOUBT = 0.1
 # Messages of the conversation that the language model reads before a question.
@@ -118,9 +122,10 @@ def verify(session: Session, asked: VerifyArguments) -> tuple[Session, Verdict]:
     record, segmenter = _own_mask(session, asked.mask), session.picture.segmenter
     if not record.mask.any():
         raise DataError(f"mask '{record.id}' is empty: there is nothing to verify")
-    phrase = parse_phrase(asked.query)
+    query = asked.query or record.phrase
+    phrase = parse_phrase(query)
     # At threshold 0 every phrase points at something: a rival counts only where it points at the same region.
-    own, *others = segmenter.segment([asked.query, *contrasts(phrase)], threshold=0.0)
+    own, *others = segmenter.segment([query, *contrasts(phrase)], threshold=0.0)
     rivals = {
         item.query: round(item.score, 6)
         for item in others
@@ -135,12 +140,20 @@ def verify(session: Session, asked: VerifyArguments) -> tuple[Session, Verdict]:
         # Alone it is on no side of anything, so only the thing and its own attributes are asked for.
         alone = " ".join(word for word in ("the", *phrase.adjectives, phrase.noun) if word)
         probability = round(closer.segment(alone, threshold=0.0).score, 6)
-    fits = not rival and (probability is None or probability >= DOUBT)
+    overlap = regions.iou(own.union.cpu().numpy(), record.mask)
+    threshold = segmenter.threshold if session.threshold is None else session.threshold
+    fits = (
+        not rival
+        and own.score >= threshold - ROUNDING
+        and overlap >= ELSEWHERE
+        and (probability is None or probability >= DOUBT)
+    )
     return session, Verdict(
         mask=record.id,
-        query=asked.query,
+        query=query,
         fits=fits,
         score=round(own.score, 6),
+        overlap=round(overlap, 6),
         probability=probability,
         rivals=rivals,
         rival=rival,

@@ -127,8 +127,8 @@ FOLLOW_UPS = {
     "make the rest grey": "edit: edit(m1, grey_rest) -> m1",
     "how big is it?": "measure: measure(m1) -> m1",
     "count them": "count: measure(m1) -> m1",
-    "are you sure?": "verify: verify(m1, the dog on the left, True) -> m1",
-    "is that a cat?": "verify: verify(m1, a cat, True) -> m1",
+    "are you sure?": "verify: verify(m1) -> m1",
+    "is that a cat?": "verify: verify(m1, a cat) -> m1",
     "the free space right of it": "where: where(the free space right of the dog on the left) -> $1",
 }
 WITH_TWO = {

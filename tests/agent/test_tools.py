@@ -64,9 +64,10 @@ def test_verify_names_the_contrary_phrase_that_fits_better(session):
 def test_verify_looks_at_the_masked_region_alone(session):
     session, car = use(session, "segment", query="the car")
     session, ball = use(session, "segment", query="the ball")
-    assert use(session, "verify", mask=car.mask, query="a car")[1].probability == 0.9
+    sure = use(session, "verify", mask=car.mask)[1]
+    assert (sure.query, sure.probability, sure.overlap, sure.fits) == ("the car", 0.9, 1.0, True)
     verdict = use(session, "verify", mask=ball.mask, query="a car")[1]
-    assert verdict.probability == 0.05
+    assert (verdict.probability, verdict.overlap) == (0.05, 0.0)
     assert not verdict.fits
 
 
