@@ -73,7 +73,7 @@ def test_splits_share_no_id(root: Path) -> None:
 
 
 def test_errors_say_what_to_do(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="unknown dataset 'refcocog': did you mean 'r?refcocog"):
+    with pytest.raises(ConfigError, match=r"unknown dataset 'refcocog': did you mean 'r?refcocog"):
         open_dataset("refcocog", data_root=root)
     with pytest.raises(DataError, match="no split 'testC': did you mean 'test"):
         open_dataset("refcoco:testC", data_root=root)

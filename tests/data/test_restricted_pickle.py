@@ -85,7 +85,7 @@ def test_nothing_a_file_names_is_imported(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "payload_module.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "refs.p").write_bytes(b"cpayload_module\nrun\n.")
-    with pytest.raises(DataError, match="payload_module.run"):
+    with pytest.raises(DataError, match=r"payload_module\.run"):
         load_plain_pickle(tmp_path / "refs.p")
     assert "payload_module" not in sys.modules
 
