@@ -8,6 +8,7 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Iterable, Sequence
 
+from mllmseg.data.referring import NotThereError
 from mllmseg.errors import DataError
 
 # Where a tree may start below the root.
@@ -48,7 +49,7 @@ def find(
         folders: where below a tree to look.
 
     Raises:
-        DataError: there is none; says what was looked for.
+        NotThereError: there is none; says what was looked for.
     """
     spellings = list(spellings)
     places = bases(root, folders)
@@ -56,8 +57,8 @@ def find(
         for base in places:
             if (base / spelling).exists():
                 return base / spelling
-    searched = ", ".join(dict.fromkeys(str(base.relative_to(root)) for base in places))
-    raise DataError(f"{root}: no {what}; looked for {' or '.join(spellings)} in {searched or root}")
+    searched = ", ".join("the folder itself" if base == root else str(base.relative_to(root)) for base in places)
+    raise NotThereError(f"{root}: no {what}: looked for {' or '.join(spellings)} in {searched}")
 
 
 class ImageFolders:

@@ -89,7 +89,7 @@ def union(masks: Iterable[Mask], size: Size) -> Mask:
 def read_png_mask(path: pathlib.Path) -> Mask:
     """`[H, W]`: 1 where a picture is not black. Raises DataError where it is missing or damaged."""
     pixels = read_pixels(path, None)
-    return (pixels.any(axis=2) if pixels.ndim == 3 else pixels != 0).astype(np.uint8)
+    return np.asarray(pixels.any(axis=2) if pixels.ndim == 3 else pixels != 0, dtype=np.uint8)
 
 
 def read_pixels(path: pathlib.Path, mode: str | None) -> npt.NDArray[Any]:

@@ -65,7 +65,20 @@ class ReferringDataset(Protocol):
         """The query's image file. Raises DataError where it is missing."""
 
     def target(self, query: Query) -> Mask:
-        """`[H, W]`, all zeros where `has_target` is False. Raises DataError where it is unknown or broken."""
+        """`[H, W]`, all zeros where `has_target` is False.
+
+        Raises:
+            UnknownTargetError: the data do not give it.
+            DataError: it is broken.
+        """
+
+
+class UnknownTargetError(DataError):
+    """The data do not say which pixels a sentence means: there is nothing to repair, and nothing to score."""
+
+
+class NotThereError(DataError):
+    """No file of a dataset was found."""
 
 
 class Loader(Protocol):
@@ -75,6 +88,7 @@ class Loader(Protocol):
         """One dataset per entry of `splits`, in its order; with None all splits that are there.
 
         Raises:
+            NotThereError: there is no file of it.
             DataError: files are missing or broken, or a split is not in them.
         """
 
@@ -133,7 +147,10 @@ def open_dataset(
     root = pathlib.Path(data_root)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; --data-root is the folder in which the datasets lie")
-    (dataset,) = entry.load(root, [split or entry.default_split])
+    try:
+        (dataset,) = entry.load(root, [split or entry.default_split])
+    except NotThereError as error:
+        raise DataError(f"{error}; put {entry.put}") from error
     return dataset
 
 

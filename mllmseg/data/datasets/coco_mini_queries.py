@@ -13,7 +13,7 @@ import numpy as np
 
 from mllmseg.data import layouts
 from mllmseg.data.datasets.coco_mini import CocoMini, Expression, union_mask
-from mllmseg.data.referring import DATASETS, DatasetEntry, Mask, Query, choose_splits
+from mllmseg.data.referring import DATASETS, DatasetEntry, Mask, Query, UnknownTargetError, choose_splits
 from mllmseg.errors import DataError
 
 NAME = "coco-mini"
@@ -56,11 +56,11 @@ class CocoMiniQueries:
         return path
 
     def target(self, query: Query) -> Mask:
-        """`[H, W]` of 0 and 1. Raises DataError where only the target's box is known."""
+        """`[H, W]` of 0 and 1. Raises UnknownTargetError where only the target's box is known."""
         expression = self._expressions[query.id]
         photo = self.data.photos[expression.image_id]
         if expression.ann_ids is None:
-            raise DataError(f"{self.source}: {query.id}: only the target's box is known, not its mask")
+            raise UnknownTargetError(f"{self.source}: {query.id}: only the target's box is known, not its mask")
         return union_mask(photo, expression.ann_ids).astype(np.uint8)
 
 

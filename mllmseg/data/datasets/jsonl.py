@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mllmseg.data.masks import Size, draw, image_size, union
-from mllmseg.data.referring import JSONL, Mask, Query
+from mllmseg.data.referring import JSONL, Mask, Query, UnknownTargetError
 from mllmseg.errors import DataError
 
 KEYS = ("image", "text", "id", "ref", "kind", "exists", "masks")
@@ -59,10 +59,15 @@ class JsonlDataset:
         return path
 
     def target(self, query: Query) -> Mask:
-        """`[H, W]` of 0 and 1. Raises DataError where the record does not tell or a mask is broken."""
+        """`[H, W]` of 0 and 1.
+
+        Raises:
+            UnknownTargetError: the record does not tell.
+            DataError: a mask is broken, or the image, whose size it takes, is missing.
+        """
         where, masks = self._masks[query.id]
         if query.has_target is None or (query.has_target and not masks):
-            raise DataError(f"{where}: the record has no 'masks', so its target is not known")
+            raise UnknownTargetError(f"{where}: the record has no 'masks', so its target is not known")
         size: Size = image_size(self.image_path(query))
         if not query.has_target or masks is None:
             return np.zeros(size, dtype=np.uint8)
