@@ -10,7 +10,7 @@ import torch
 
 from mllmseg.data.referring import ReferringDataset
 from mllmseg.distributed import Process
-from mllmseg.errors import ConfigError
+from mllmseg.errors import ConfigError, DataError
 from mllmseg.eval.answering import Mode, SegmenterAnswerer
 from mllmseg.eval.manifest import Manifest, Shard, describe, read_manifest
 from mllmseg.eval.prediction_run import (
@@ -125,11 +125,11 @@ def run_job(
     manifest = job.manifest(model, shard)
     target = job.out
     if several:
-        if job.out.exists() and resume:
-            manifest.check_same(read_manifest(job.out), job.out)
+        if job.out.exists():
+            _check_done(job.out, manifest, resume=resume)
             return
         target = shard_path(job.out, shard)
-    if claim(job.out if job.out.exists() else target, manifest, resume=resume):
+    if claim(target, manifest, resume=resume):
         answerer = SegmenterAnswerer(load(), job.mode, job.threshold)
         images = len({job.dataset.queries[place].image for place in manifest.positions})
         with image_bar(f"{job.dataset.name} {job.mode}", images, shown=progress and process.rank == 0) as advance:
@@ -139,3 +139,13 @@ def run_job(
         wait_for_shards(parts)
         merge_predictions(job.out, parts)
         remove_shards(parts)
+
+
+def _check_done(out: pathlib.Path, manifest: Manifest, *, resume: bool) -> None:
+    """Several processes have nothing left to do where the joined file is there. Raises DataError where it is not it."""
+    if not resume:
+        raise DataError(f"{out}: exists; go on with it by --resume, or name another file")
+    before = read_manifest(out)
+    manifest.check_same(before, out)
+    if not before.complete:
+        raise DataError(f"{out}: begun by one process; finish it with one, or name another file")
