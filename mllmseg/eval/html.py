@@ -24,6 +24,7 @@ from mllmseg.eval.report_tables import (
     share_text,
 )
 
+SHA256_DIGITS = 64
 GALLERY_NOTES = {
     "best": "Targets that were found most exactly, one a photo.",
     "worst": "Targets that were accepted and missed furthest, one a photo.",
@@ -66,13 +67,9 @@ def _page(title: str, body: Sequence[str]) -> str:
 
 def _header(report: EvaluationReport, title: str) -> str:
     images, positives, negatives = count_sentences(report.result)
-    chips = [
-        f"protocol {report.provenance.get('protocol') or 'unknown'}",
-        *(
-            f"{name} {str(report.provenance.get(key) or 'unknown')[:12]}"
-            for name, key in (("weights", "weights_sha256"), ("data", "data_sha256"), ("code", "revision"))
-        ),
-    ]
+    facts = {"protocol": "protocol", "weights": "weights_sha256", "data": "data_sha256", "code": "revision"}
+    known = {name: str(report.provenance.get(key) or "unknown") for name, key in facts.items()}
+    chips = [f"{name} {value[:12] if len(value) == SHA256_DIGITS else value}" for name, value in known.items()]
     cards = "".join(
         f'<div class="card"><dt>{escape(figure)}</dt><dd><b>{escape(cell.text)}</b>{_bar(cell)}'
         f"<small>{escape(cell.detail)}</small></dd><p>{escape(meaning)}</p></div>"
