@@ -12,7 +12,10 @@ from mllmseg.data.referring import NotThereError
 from mllmseg.errors import DataError
 
 # Where a tree may start below the root.
-TREES = ("", "dataset", "data", "lisa", "data/lisa", "glamm_data", "data/glamm_data")
+TREES = (
+    "", "dataset", "datasets", "data", "lisa", "data/lisa", "glamm_data", "data/glamm_data", "Sa2VA-Training",
+    "Sa2VA-Training/glamm_data", "refer/data",
+)  # fmt: skip
 # Where REFER's folders and images lie below a tree.
 REFER_FOLDERS = ("", "refer_seg", "ref_seg")
 

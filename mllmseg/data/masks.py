@@ -139,8 +139,7 @@ def _draw_polygons(polygons: Sequence[Any], size: Size, where: str) -> Mask:
         raise DataError(f"{where}: a polygon has coordinates that are no finite numbers")
     if not closed:
         return np.zeros(size, dtype=np.uint8)
-    rle = coco_mask.merge(coco_mask.frPyObjects(closed, height, width))
-    return np.asarray(coco_mask.decode(rle), dtype=np.uint8)
+    return decode_rle(coco_mask.merge(coco_mask.frPyObjects(closed, height, width)), where)
 
 
 def _decompress(counts: str | bytes) -> list[int]:

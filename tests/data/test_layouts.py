@@ -10,7 +10,7 @@ import pytest
 
 from mllmseg.data.referring import open_dataset
 
-LISA_REFER, LISA_IMAGES = "refer_seg", "refer_seg/images/mscoco/images/train2014"
+LISA_IMAGES = "refer_seg/images/mscoco/images/train2014"
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,8 @@ LISA_REFER, LISA_IMAGES = "refer_seg", "refer_seg/images/mscoco/images/train2014
         ("ref_seg", "glamm_data/images/coco2014/train2014"),
         ("data/ref_seg", "data/glamm_data/images/coco2014/train2014"),
         ("ref_seg", "ref_seg/refcoco/coco2014/train2014"),
+        ("Sa2VA-Training/ref_seg", "Sa2VA-Training/glamm_data/images/coco2014/train2014"),
+        ("datasets", "datasets/images/train2014"),
         ("refer_seg", "coco/train2014"),
         ("refer_seg", "refer_seg/refcoco/train2014"),
     ],
@@ -36,7 +38,7 @@ def test_spellings(tmp_path: Path, annotations: str, images: str, write_miniatur
     write_miniature("refcoco", made)
     (root / images).mkdir(parents=True)
     shutil.copytree(made / LISA_IMAGES, root / images, dirs_exist_ok=True)
-    shutil.copytree(made / LISA_REFER / "refcoco", root / annotations / "refcoco", dirs_exist_ok=True)
+    shutil.copytree(made / "refer_seg/refcoco", root / annotations / "refcoco", dirs_exist_ok=True)
     dataset = open_dataset("refcoco", data_root=root)
     assert {dataset.image_path(query).parent for query in dataset.queries} == {root / images}
     assert dataset.target(dataset.queries[0]).any()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,10 +84,15 @@ class Instances:
         for reference in references:
             needed.update(reference["ann_id"])
             images.add(reference["image_id"])
-        content = read_json(path)
+
+        def keep(item: dict[str, Any]) -> dict[str, Any] | None:
+            # RefCOCO has 200,000 labels, a split needs a few thousand: the others go as soon as they are parsed.
+            return None if "segmentation" in item and item.get("id") not in needed else item
+
         try:
+            content = read_json(path, keep)
             self.images = {item["id"]: item for item in content["images"] if item["id"] in images}
-            self._annotations = {item["id"]: item for item in content["annotations"] if item["id"] in needed}
+            self._annotations = {item["id"]: item for item in content["annotations"] if item is not None}
         except (KeyError, TypeError) as error:
             raise DataError(f"{path}: not COCO's instances: {type(error).__name__}: {error}") from error
 
@@ -157,12 +162,12 @@ class ReferDataset:
         return union((self._instances.draw(item, size, query.id) for item in annotation_ids), size)
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """A JSON file's content. Raises DataError where it is missing or damaged."""
+def read_json(path: pathlib.Path, keep: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """A JSON file's content, each object of it as `keep` gives it. Raises DataError where it is missing or damaged."""
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), object_hook=keep)
     except ValueError as error:
         raise DataError(f"{path}: not valid JSON: {error}") from error
 

@@ -1,7 +1,7 @@
 """gIoU, cIoU, N-acc, T-acc and Pr@k as generalised referring segmentation defines them (ReLA, CVPR 2023).
 
 A sentence without a target scores 1 where it is rejected and 0 where not, whatever was painted; painting adds to cIoU's
-union. A rejected target scores 0 and its union still counts: a false rejection is never free.
+union. A rejected target scores 0 and its union, which is |G|, still counts: a false rejection is never free.
 """
 
 from __future__ import annotations

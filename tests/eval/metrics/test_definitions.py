@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -185,7 +186,7 @@ def calibration(cases: list[Case]) -> dict[str, float]:
     scores = sorted({c.score for c in cases})
     thresholds = [
         scores[0],
-        *[(a + b) / 2 for a, b in zip(scores, scores[1:], strict=False)],
+        *[(a + b) / 2 for a, b in itertools.pairwise(scores)],
         math.nextafter(scores[-1], 2),
     ]
     accuracies = [balanced(cases, lambda c, t=t: c.score >= t) for t in thresholds]  # type: ignore[misc]

@@ -95,3 +95,12 @@ def test_weights_are_repetitions() -> None:
     often, again = np.repeat(labels, times), np.repeat(scores, times)
     assert auroc(labels, scores, times.astype(float)) == auroc(often, again)
     assert best_threshold(labels, scores, times.astype(float)) == best_threshold(often, again)
+
+
+def test_no_order_of_samples_changes_a_bit() -> None:
+    rng = np.random.default_rng(1)
+    samples = [sample(bool(rng.random() < 0.5), float(rng.random())) for _ in range(400)]
+    numbers = repr(score_all(ExistenceScorer(), samples))
+    for _ in range(5):
+        rng.shuffle(samples)
+        assert repr(score_all(ExistenceScorer(), samples)) == numbers
