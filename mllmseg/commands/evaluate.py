@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -19,7 +20,6 @@ from mllmseg.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from mllmseg.data.referring import ReferringDataset
-    from mllmseg.eval.compare import Comparison
     from mllmseg.eval.metrics import Scorer
     from mllmseg.eval.metrics.bootstrap import Interval
     from mllmseg.eval.scoring import Answers
@@ -165,7 +165,8 @@ def evaluate(
     from mllmseg.eval.evaluation import run_evaluation
 
     process = this_process()
-    folder = run_evaluation(settings, process, progress=progress is not False)
+    command = shlex.join(["mllmseg", "eval", str(config), *(overrides or [])])
+    folder = run_evaluation(settings, process, command=command, progress=progress is not False)
     if process.rank == 0:
         typer.echo(folder)
 
@@ -182,6 +183,7 @@ def compare(
     jsonl: JsonlOption = None,
     image_root: ImageRootOption = None,
     data_root: DataRootOption = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page to this file, too.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one object and nothing else.")] = False,
 ) -> None:
     """Show what changes from one run to another on the queries both answered, with 95 % intervals over images."""
@@ -197,10 +199,23 @@ def compare(
     paths = [predictions_path(path, mode) if path.is_dir() else path for path in (first, second)]
     before, after = (read_answers(dataset, [path], partial=True).samples for path in paths)
     found = compare_samples(before, after, scorers=names, names=(str(first), str(second)))
+    if html is not None:
+        from mllmseg.eval.html import render_comparison_html
+
+        _write(html, render_comparison_html(found))
     if as_json:
         typer.echo(json.dumps(_plain(dataclasses.asdict(found)), indent=2))
     else:
-        _show_comparison(found)
+        from mllmseg.eval.markdown import render_comparison_markdown
+
+        typer.echo(render_comparison_markdown(found), nl=False)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
 
 
 def _quieten() -> None:
@@ -230,18 +245,6 @@ def _show(answers: Answers, scorers: dict[str, Scorer]) -> None:
     _table(("scorer", "metric", "value", "95 % over images", "n"), rows, note)
 
 
-def _show_comparison(found: Comparison) -> None:
-    rows = [
-        (
-            *(item.scorer, item.figure, _cell(item.first), _cell(item.second)),
-            *(_cell(item.change.value, "+"), _span(item.change, "+"), "*" if item.clear else ""),
-        )
-        for item in found.differences
-    ]
-    note = f"{found.queries} queries on {found.images} images; only in one: {found.unpaired[0]} and {found.unpaired[1]}"
-    _table(("scorer", "metric", "first", "second", "change", "95 % over images", "clear"), rows, note)
-
-
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], note: str) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -254,12 +257,12 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], note: str) -> N
     console.print(note)
 
 
-def _cell(value: float, sign: str = "") -> str:
-    return "–" if math.isnan(value) else f"{value:{sign}.4f}"
+def _cell(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.4f}"
 
 
-def _span(interval: Interval, sign: str = "") -> str:
-    return "–" if math.isnan(interval.low) else f"{interval.low:{sign}.4f} to {interval.high:{sign}.4f}"
+def _span(interval: Interval) -> str:
+    return "–" if math.isnan(interval.low) else f"{interval.low:.4f} to {interval.high:.4f}"
 
 
 def _plain(value: Any) -> Any:

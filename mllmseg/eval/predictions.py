@@ -166,6 +166,13 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[Place, bytes]]:
         raise DataError(f"{path}: cannot be read ({error.strerror}); give a file of predictions") from error
 
 
+def read_at(place: Place) -> PredictionLine:
+    """The line at its place."""
+    with place.path.open("rb") as file:
+        file.seek(place.offset)
+        return parse_line(file.read(place.length), str(place))
+
+
 def index_predictions(paths: list[pathlib.Path]) -> dict[str, Place]:
     """Checks every line of some files; returns where each query's lies, so that masks need not be held in memory.
 

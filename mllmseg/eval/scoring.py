@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from mllmseg.data.referring import Mask, Query, ReferringDataset, UnknownTargetError
 from mllmseg.errors import DataError
 from mllmseg.eval.metrics import SCORERS, Sample, Scorer
-from mllmseg.eval.predictions import Place, PredictionLine, index_predictions, parse_line
+from mllmseg.eval.predictions import Place, PredictionLine, index_predictions, read_at
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,7 @@ def _target(dataset: ReferringDataset, query: Query) -> Mask | None:
 
 
 def _read(place: Place, query: Query) -> PredictionLine:
-    with place.path.open("rb") as file:
-        file.seek(place.offset)
-        line = parse_line(file.read(place.length), str(place))
+    line = read_at(place)
     if query.text != line.text:
         raise DataError(f"{place}: query '{query.id}' asks '{query.text}', the line says '{line.text}'; check --data")
     return line

@@ -1,4 +1,4 @@
-"""`mllmseg predict`, `score` and `eval` as a user meets them, on every dataset in miniature. The model is a stand-in."""
+"""`mllmseg predict`, `score`, `eval` as a user meets them, on every dataset in miniature. The model is a stand-in."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from PIL import Image
 
 from mllmseg import cli
 from mllmseg.config import EvalConfig
+from mllmseg.eval.metrics import SCORERS
 from mllmseg.inference import pretrained
 from mllmseg.inference.segmenter import Segmenter
 
 ROOT = Path(__file__).parents[2]
 KEYS = ["id", "image", "text", "exists", "score", "answer", "rle", "box", "mode"]
 NAMES = (
-    "refcoco", "refcoco+", "refcocog-umd", "refcocog-google", "refclef", "grefcoco", "rrefcoco", "rrefcoco+", "rrefcocog",
-    "fprefcoco", "fprefcoco+", "fprefcocog", "refzom", "reasonseg", "riscq", "talk2car-regseg", "coco-mini",
+    "refcoco", "refcoco+", "refcocog-umd", "refcocog-google", "refclef", "grefcoco", "rrefcoco", "rrefcoco+",
+    "rrefcocog", "fprefcoco", "fprefcoco+", "fprefcocog", "refzom", "reasonseg", "riscq", "talk2car-regseg",
+    "coco-mini",
 )  # fmt: skip
 
 
@@ -82,18 +84,8 @@ def test_every_dataset_is_predicted_and_scored(
     code, stdout, stderr = run("score", out, "--data", name, "--data-root", root, "--json")
     assert (code, stderr) == (0, "")
     scores = json.loads(stdout)
-    assert {
-        "classic",
-        "lisa",
-        "gres",
-        "gsva",
-        "rris",
-        "rris-reference",
-        "sesame",
-        "riscq",
-        "rnr",
-        "calibration",
-    } == set(scores)
+    assert set(scores) == set(SCORERS)
+    assert len(scores) == 10
     assert all(number is None or 0 <= number <= 1 for number in scores["gres"].values())
 
 
@@ -176,7 +168,7 @@ def test_modes(run: Any, questions: Path, tmp_path: Path, mode: str, found: int)
         (["predict", "--jsonl", "{questions}", "--out", "{questions}"], "questions.jsonl: exists"),
         (["predict", "merge", "p", "no.jsonl"], "no.jsonl.meta.json: no such file"),
         (["score", "no.jsonl", "--jsonl", "{questions}"], "no.jsonl: cannot be read"),
-        (["score", "{questions}", "--jsonl", "{questions}"], "line 1: no 'id', 'exists', 'score', 'rle'"),
+        (["score", "{questions}", "--jsonl", "{questions}"], "line 1: no 'id', 'score', 'rle'"),
         (["score", "{questions}", "--jsonl", "{questions}", "--scorer", "liza"], "did you mean 'lisa'"),
         (["eval", "no.yaml"], "no.yaml: no such configuration file"),
         (["eval", "{config}", "mode=[free]"], "unknown key 'mode': did you mean 'modes'"),
@@ -207,8 +199,14 @@ def test_an_evaluation_in_one_go(run: Any, questions: Path, tmp_path: Path) -> N
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["scores"]["scored"]["gres"]["gIoU"] == 1.0
     assert results["scores"]["teacher"]["gres"]["gIoU"] == 0.5, "teacher-forcing cannot reject"
-    assert results["threshold"] == {"scored": 0.5, "teacher": None}
-    assert len(results["weights_sha256"]) == len(results["data_sha256"]) == 64
+    assert results["intervals"]["scored"]["gres"]["gIoU"] == [1.0, 1.0]
+    provenance = results["provenance"]
+    assert provenance["threshold"] == {"scored": 0.5}
+    assert len(provenance["weights_sha256"]) == len(provenance["data_sha256"]) == 64
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert provenance["weights_sha256"] in page
+    assert page.count("data:image/jpeg") >= 3, "a gallery"
+    assert f"mllmseg eval {config} 'scorers=[gres, sesame]'" in (tmp_path / "out" / "report.md").read_text()
     for mode in ("scored", "teacher"):
         assert (tmp_path / "out" / f"{mode}.jsonl").is_file()
     assert EvalConfig.from_yaml(tmp_path / "out" / "config.yaml").scorers == ("gres", "sesame")
@@ -226,8 +224,11 @@ def test_two_evaluations_side_by_side(run: Any, questions: Path, tmp_path: Path)
     assert code == 0, stderr
     figures = {item["figure"]: item for item in json.loads(stdout)["differences"]}
     assert (figures["gIoU"]["first"], figures["gIoU"]["second"]) == (1.0, 0.5)
-    code, stdout, _ = run("eval", "compare", tmp_path / "a", tmp_path / "b", "--scorer", "gres")
-    assert "-0.5000" in stdout
+    page = tmp_path / "compare.html"
+    code, stdout, _ = run("eval", "compare", tmp_path / "a", tmp_path / "b", "--scorer", "gres", "--html", page)
+    assert code == 0
+    assert "50.0" in stdout
+    assert "<table>" in page.read_text()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "eval").glob("*.yaml")), ids=lambda path: path.stem)
