@@ -275,3 +275,4 @@ class EvalConfig(Config):
     threshold: float = pydantic.Field(0.5, ge=0, le=1)
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: int | None = pydantic.Field(None, ge=1)

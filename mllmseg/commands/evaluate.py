@@ -64,6 +64,9 @@ def predict(
     ] = None,
     device: Annotated[str, typer.Option(help="cuda, mps, cpu, or auto for the best there is.")] = "auto",
     dtype: Annotated[str, typer.Option(help="Of the language model: float32, bfloat16, or auto.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(help="Of the CPU. The same number, the same bytes: shards should agree.", min=1)
+    ] = None,
     threshold: Annotated[float, typer.Option(help="A target exists where its probability reaches this.")] = 0.5,
     progress: ProgressOption = None,
 ) -> None:
@@ -87,7 +90,7 @@ def predict(
 
     keep_freed_memory()
     job = PredictionJob(dataset, mode, threshold, out, None if shard is None else Shard.parse(shard))
-    model = Model.find(find_checkpoint(checkpoint), device, dtype, process)
+    model = Model.find(find_checkpoint(checkpoint), device, dtype, process, threads)
     run_job(job, model, process, model.load, resume=resume, progress=progress is not False)
 
 

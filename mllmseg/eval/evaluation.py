@@ -66,7 +66,7 @@ def run_evaluation(config: EvalConfig, process: Process, *, command: str = "", p
     """
     find_scorers(config.scorers)
     dataset = open_configured(config)
-    model = Model.find(find_checkpoint(config.checkpoint), config.device, config.dtype, process)
+    model = Model.find(find_checkpoint(config.checkpoint), config.device, config.dtype, process, config.threads)
     load = functools.cache(functools.partial(model.load, progress=progress))
     folder = pathlib.Path(config.out)
     for mode in config.modes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,15 +38,24 @@ class Model:
         device: as `pick_device` takes it.
         dtype: as `pick_dtype` takes it.
         weights_sha256: over the folder's files.
+        threads: of the CPU; None for torch's own choice, or that of the run which is gone on with.
     """
 
     checkpoint: pathlib.Path
     device: torch.device
     dtype: torch.dtype
     weights_sha256: str
+    threads: int | None = None
 
     @classmethod
-    def find(cls, checkpoint: pathlib.Path, device: str | None, dtype: str | None, process: Process) -> Model:
+    def find(
+        cls,
+        checkpoint: pathlib.Path,
+        device: str | None,
+        dtype: str | None,
+        process: Process,
+        threads: int | None = None,
+    ) -> Model:
         """Chooses device and dtype; on CUDA each process of a machine takes a device of its own.
 
         Raises:
@@ -55,7 +65,7 @@ class Model:
         if chosen == torch.device("cuda") and process.count > 1:
             chosen = torch.device("cuda", process.local % torch.cuda.device_count())
         files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
-        return cls(checkpoint, chosen, pick_dtype(dtype, chosen), hash_files(files))
+        return cls(checkpoint, chosen, pick_dtype(dtype, chosen), hash_files(files), threads)
 
     def load(self, *, progress: bool = False) -> Segmenter:
         """Reads the weights. Raises CheckpointError or WeightsError where they are not there or do not fit."""
@@ -91,6 +101,7 @@ class PredictionJob:
             weights_sha256=model.weights_sha256,
             dtype=str(model.dtype).removeprefix("torch."),
             device=model.device.type,
+            threads=model.threads or torch.get_num_threads(),
         )
 
 
@@ -130,6 +141,9 @@ def run_job(
             return
         target = shard_path(job.out, shard)
     if claim(target, manifest, resume=resume):
+        if model.threads is None:
+            manifest = dataclasses.replace(manifest, threads=read_manifest(target).threads)
+        torch.set_num_threads(manifest.threads)
         answerer = SegmenterAnswerer(load(), job.mode, job.threshold)
         images = len({job.dataset.queries[place].image for place in manifest.positions})
         with image_bar(f"{job.dataset.name} {job.mode}", images, shown=progress and process.rank == 0) as advance:

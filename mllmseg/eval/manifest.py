@@ -61,6 +61,7 @@ class Manifest:
         weights_sha256: over its files.
         dtype: of the language model.
         device: kind of device, whose sums round in their own way.
+        threads: of the CPU; another number rounds some sums another way, so a run goes on with the one it began with.
         shard: which part of the images.
         lines: runs (first, count) of the split's queries that the file's lines are about, in order.
         complete: every line is there.
@@ -79,6 +80,7 @@ class Manifest:
     weights_sha256: str
     dtype: str
     device: str
+    threads: int
     shard: str
     lines: tuple[tuple[int, int], ...]
     complete: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from pathlib import Path
 from typing import Any
@@ -101,3 +102,21 @@ def test_a_model_is_known_by_its_files(tmp_path: Path) -> None:
     assert (first.device, first.dtype) == (torch.device("cpu"), torch.bfloat16)
     (tmp_path / "model.safetensors").write_bytes(b"2")
     assert Model.find(tmp_path, "cpu", None, ALONE).weights_sha256 != first.weights_sha256
+
+
+def test_a_run_goes_on_with_the_threads_it_began_with(
+    made_up: Any, model: Model, answerers: list[Any], monkeypatch: pytest.MonkeyPatch, fake: Any, tmp_path: Path
+) -> None:
+    """Another number of threads rounds some sums another way, and a mask's edge moves by a pixel."""
+    used: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
+    monkeypatch.setattr(torch, "set_num_threads", used.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(job_module, "SegmenterAnswerer", lambda *_: fake(1))
+        with pytest.raises(KeyboardInterrupt):
+            run(made_up, model, tmp_path / "p.jsonl")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    run(made_up, model, tmp_path / "p.jsonl", resume=True)
+    assert (used, read_manifest(tmp_path / "p.jsonl").threads) == ([5, 5], 5)
+    run(made_up, dataclasses.replace(model, threads=3), tmp_path / "q.jsonl")
+    assert (used[2:], read_manifest(tmp_path / "q.jsonl").threads) == ([3], 3)

@@ -29,6 +29,7 @@ MADE_BY: dict[str, Any] = {
     "weights_sha256": "abc",
     "dtype": "float32",
     "device": "cpu",
+    "threads": 1,
 }
 
 
