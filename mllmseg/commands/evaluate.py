@@ -143,6 +143,7 @@ class _DefaultCommand(TyperGroup):
     """A group whose command `run` is meant where the first word names none."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Puts the command in where it is left out."""
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             args = ["run", *args]
         return super().parse_args(ctx, args)
