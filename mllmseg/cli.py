@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mllmseg.commands.data import data_app
 from mllmseg.errors import MLLMSegError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(help="Pre-trained weights: list, fetch, verify.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
+app.add_typer(data_app, name="data")
 
 ProgressOption = Annotated[
     bool | None,

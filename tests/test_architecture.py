@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("mllmseg.eval",),
     ("demo", "mllmseg.agent", "mllmseg.train"),
     ("mllmseg.doctor",),
+    ("mllmseg.commands",),
     ("mllmseg.cli",),
 )
 # The three lowest layers hold single files, which may use one another; cycles are excluded by their own test.
@@ -39,7 +40,10 @@ HEAVY_OWNERS: dict[str, set[str]] = {
     "gradio": {"demo"},
 }
 # Modules the command line loads at once: everything slow is imported inside their functions.
-LIGHT = ("mllmseg", "mllmseg.cli", "mllmseg.doctor", "mllmseg.weights", "mllmseg.package_index", "mllmseg.progress")
+LIGHT = (
+    "mllmseg", "mllmseg.cli", "mllmseg.commands.data", "mllmseg.doctor", "mllmseg.weights", "mllmseg.package_index",
+    "mllmseg.progress",
+)  # fmt: skip
 SLOW_LIBRARIES = {
     "accelerate", "bitsandbytes", "deepspeed", "gguf", "gradio", "matplotlib", "pandas", "peft", "pycocotools",
     "safetensors", "scipy", "segment_anything", "skimage", "tensorboard", "torch", "torchvision", "transformers",

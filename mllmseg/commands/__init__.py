@@ -1,0 +1,1 @@
+"""Groups of commands, one a file, which the command line puts together."""
