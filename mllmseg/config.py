@@ -162,9 +162,14 @@ class LanguageModelConfig(Config):
 
 
 class HeadConfig(Config):
-    """From the [SEG] hidden state to SAM's prompts."""
+    """From the [SEG] hidden state to SAM's prompts.
+
+    `vocabulary`: the names that compete for each superpixel; training fills it with its categories where it is empty.
+    """
 
     hidden_size: int = 256
+    vocabulary: tuple[str, ...] = ()
+    dropout: float = pydantic.Field(0.1, ge=0, lt=1)  # in the lexicon
     num_layers: int = 2
     num_heads: int = 8
     pointer: bool = True
@@ -212,13 +217,9 @@ class StageConfig(Config):
 
 
 class PointConfig(StageConfig):
-    """The last stage: the head alone, on recorded hidden states.
-
-    `rounds`: readings of each photo, odd ones mirrored. `masks_per_step`: how many go through SAM's mask decoder.
-    """
+    """The stage of the head alone, on recorded hidden states. `rounds`: readings of each photo, odd ones mirrored."""
 
     rounds: int = pydantic.Field(2, ge=1)
-    masks_per_step: int = pydantic.Field(1, ge=0)
 
 
 class LossConfig(Config):
@@ -237,7 +238,9 @@ class LossConfig(Config):
 class TrainConfig(Config):
     """A training run. `model` is a `ModelConfig` file, `cache` and `out` are folders.
 
-    `masks_per_photo`: how many [SEG] of a photo go through SAM's mask decoder in a step; all train the pointer.
+    Stages: `align` (visual tokens and lexicon to words), `instruct` (everything), `point` (the head, on what the
+    language model says by then), `refine` (SAM's prompt). `masks_per_photo`: how many [SEG] of a photo go through SAM's
+    mask decoder in a step of `instruct` (0: none) and `refine` (at least one); all train the pointer.
     """
 
     model: str
@@ -247,6 +250,7 @@ class TrainConfig(Config):
     align: StageConfig
     instruct: StageConfig
     point: PointConfig = PointConfig(steps=0)
+    refine: StageConfig = StageConfig(steps=0)
     losses: LossConfig = LossConfig()
     masks_per_photo: int = pydantic.Field(2, ge=0)
     precision: Dtype = "bfloat16"

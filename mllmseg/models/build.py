@@ -35,7 +35,13 @@ def build_model(config: ModelConfig) -> MLLMSeg:
         out_channels=mllm.hidden_size,
         token_norm=float(mllm.word_embeddings().norm(dim=1).mean()),
     )
-    head = SegHead(config.head, llm_size=mllm.hidden_size, feature_size=features, geometry_size=GEOMETRY_DIM)
+    head = SegHead(
+        config.head,
+        llm_size=mllm.hidden_size,
+        feature_size=features,
+        geometry_size=GEOMETRY_DIM,
+        vocabulary=mllm.embed_names(config.head.vocabulary),
+    )
     return MLLMSeg(config, vision=vision, projector=projector, mllm=mllm, head=head)
 
 

@@ -16,8 +16,10 @@ from mllmseg.constants import SAM_EMBEDDING_DIM
 
 # Prior logits are painted within ±this value: SAM's mask prompts are trained on logits of about this range.
 PRIOR_LIMIT = 12.0
-# The cosine of a superpixel and a word is worth at most this much in logits.
+# Cosines of superpixels and words are multiplied by this before they compete in a softmax.
 LEXICON_SHARPNESS = 10.0
+# A superpixel that shows something else loses at most this much: the vocabulary may lack what is asked for.
+MAX_UNLIKENESS = 8.0
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,13 @@ class Regions:
 
     Attributes:
         tokens: `[S, d]` features, geometry and what the language model made of each, in one vector.
-        lexicon: `[S, d]` what each superpixel shows, in the space that words are projected to.
+        lexicon: `[S, d]` what each superpixel shows, in the space that words are projected to; unit length.
+        rivals: `[S]` logsumexp of each superpixel's similarities to all that it might show instead.
     """
 
     tokens: Tensor
     lexicon: Tensor
+    rivals: Tensor
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,21 @@ class SegHead(nn.Module):
 
     The query also looks up the words it is about: it attends to the word embeddings of the question, and what it reads
     there is matched with the superpixels' lexicon, patch features projected into the space of words. Word embeddings
-    are where the language model already knows that a puppy is a dog, so this learns from few images.
+    are where the language model already knows that a puppy is a dog, so this learns from few images. A match counts
+    against its rivals: the words of a vocabulary and one learned vector for "nothing with a name". Else most of the
+    background would look like something.
+
+    Args:
+        config: sizes.
+        llm_size: D.
+        feature_size: C.
+        geometry_size: G.
+        vocabulary: `[K, D]` word embeddings of the names that compete for a superpixel; K may be 0.
     """
 
-    def __init__(self, config: HeadConfig, *, llm_size: int, feature_size: int, geometry_size: int) -> None:
+    def __init__(
+        self, config: HeadConfig, *, llm_size: int, feature_size: int, geometry_size: int, vocabulary: Tensor
+    ) -> None:
         super().__init__()
         self.config = config
         width = config.hidden_size
@@ -87,13 +102,19 @@ class SegHead(nn.Module):
         self.visual = nn.Sequential(nn.LayerNorm(llm_size), nn.Linear(llm_size, width))
         self.region_norm = nn.LayerNorm(width)
         self.lexicon = nn.Sequential(
-            nn.LayerNorm(feature_size), nn.Linear(feature_size, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+            nn.LayerNorm(feature_size),
+            nn.Linear(feature_size, 2 * width),
+            nn.GELU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(2 * width, width),
         )
+        self.background = nn.Parameter(torch.randn(width))
         self.word = nn.Sequential(nn.LayerNorm(llm_size), nn.Linear(llm_size, width))
         self.word_query = nn.Sequential(nn.LayerNorm(llm_size), nn.Linear(llm_size, width))
         self.word_key = nn.Sequential(nn.LayerNorm(llm_size), nn.Linear(llm_size, width))
         self.read_word = nn.Linear(width, width)
         self.likeness = nn.Linear(1, width, bias=False)
+        self.likeness_weight = nn.Parameter(torch.tensor(1.0))
         self.modulate = nn.Linear(width, 2 * width)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
@@ -108,13 +129,25 @@ class SegHead(nn.Module):
         # Above one: until the prompt is learned, the union of superpixels is the better half of the mask.
         self.prior_weight = nn.Parameter(torch.tensor(3.0))
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
+        # Read from the frozen language model whenever the model is built, so no checkpoint holds it.
+        self.register_buffer("vocabulary", vocabulary.float().clone(), persistent=False)
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
 
     def regions(self, features: Tensor, geometry: Tensor, visual_hidden: Tensor) -> Regions:
         """Describes superpixels: `[S, C]`, `[S, G]`, `[S, D]` → tokens and lexicon."""
         tokens = self.region_norm(self.feature(features) + self.geometry(geometry) + self.visual(visual_hidden))
-        return Regions(tokens, F.normalize(self.lexicon(features), dim=-1))
+        lexicon = self.look_up(features)
+        return Regions(tokens, lexicon, self.name_logits(lexicon).logsumexp(dim=-1))
+
+    def look_up(self, features: Tensor) -> Tensor:
+        """`[S, C]` features → `[S, d]` lexicon, of unit length."""
+        return F.normalize(self.lexicon(features), dim=-1)
+
+    def name_logits(self, lexicon: Tensor) -> Tensor:
+        """`[S, d]` lexicon → `[S, K + 1]`: how much each superpixel shows each name of the vocabulary, or none."""
+        names = torch.cat([self.name(self.get_buffer("vocabulary")), F.normalize(self.background, dim=0)[None]])
+        return LEXICON_SHARPNESS * lexicon @ names.T
 
     def forward(self, seg_hidden_states: Tensor, words: Words, regions: Regions) -> HeadOutput:
         """`[N, D]` hidden states at [SEG], the words before them, and the regions → prompts."""
@@ -155,20 +188,21 @@ class SegHead(nn.Module):
     def _point(
         self, hidden_states: Tensor, words: Words, regions: Regions, *, kind: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        meaning = self._look_up(hidden_states, words)
+        meaning = self._read(hidden_states, words)
         query = self.query(hidden_states) + self.kind.weight[kind] + self.read_word(meaning)
-        likeness = LEXICON_SHARPNESS * F.normalize(meaning, dim=-1) @ regions.lexicon.T  # [N, S]
+        likeness = LEXICON_SHARPNESS * F.normalize(meaning, dim=-1) @ regions.lexicon.T - regions.rivals  # [N, S]
+        likeness = likeness.clamp(min=-MAX_UNLIKENESS)
         gain, shift = self.modulate(query)[:, None].chunk(2, dim=-1)
-        likeness_code = likeness[..., None] * self.likeness.weight[:, 0]
+        likeness_code = likeness[..., None] / MAX_UNLIKENESS * self.likeness.weight[:, 0]
         tokens = torch.cat([query[:, None], regions.tokens * (1 + gain) + shift + likeness_code], dim=1)
         for layer in self.layers:
             tokens = layer(tokens)
         tokens = self.norm(tokens)
         query, superpixels = tokens[:, 0], tokens[:, 1:]
         match = torch.einsum("nd,nsd->ns", query, superpixels) / query.shape[-1] ** 0.5
-        return query, superpixels, match + self.score(superpixels)[..., 0] + likeness
+        return query, superpixels, match + self.score(superpixels)[..., 0] + self.likeness_weight * likeness
 
-    def _look_up(self, hidden_states: Tensor, words: Words) -> Tensor:
+    def _read(self, hidden_states: Tensor, words: Words) -> Tensor:
         """`[N, d]`: the words a query is about, mixed by attention."""
         keys = self.word_key(words.embeddings)
         logits = torch.einsum("nd,nld->nl", self.word_query(hidden_states), keys) / keys.shape[-1] ** 0.5

@@ -7,7 +7,7 @@ D LLM width.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -103,6 +103,12 @@ class Mllm(nn.Module):
         for inner in ("token_adapter", "base_layer"):  # past PEFT's wrappers, whose own weight is a copy at each call
             layer = getattr(layer, inner, layer)
         return layer.weight.detach()
+
+    def embed_names(self, names: Sequence[str]) -> Tensor:
+        """`[K, D]` the mean word embedding of each name, as the language model would read it mid-sentence."""
+        table = self.word_embeddings().float()
+        ids = [self.tokenizer(" " + name, add_special_tokens=False)["input_ids"] for name in names]
+        return torch.stack([table.new_zeros(self.hidden_size), *(table[item].mean(0) for item in ids)])[1:]
 
     def forward(
         self,

@@ -1,23 +1,27 @@
 """From a sample and a cached photo to the tensors of a training step.
 
-N [SEG] tokens, S superpixels, h w the valid window of SAM's low-res grid.
+N [SEG] tokens, M decisions, I instances, S superpixels, K names, h w the valid window of SAM's low-res grid.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from mllmseg.constants import SAM_EMBEDDING_STRIDE
+from mllmseg.data.datasets.coco_mini import Photo
 from mllmseg.data.mixture import Sample
+from mllmseg.models.losses import superpixel_coverage
 from mllmseg.structures import ImageFeatures, Superpixels
 from mllmseg.train.cache import CachedPhoto
 
-# A superpixel bears the name of a category that covers it this much.
+# A superpixel bears the name of a category that covers it this much, and shows nothing that was labelled below that.
 MIN_NAMED_COVERAGE = 0.6
-UNNAMED = -1
+MAX_OUTSIDE_COVERAGE = 0.15
+UNNAMED, OUTSIDE = -1, -2
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,46 @@ class Targets:
 
     masks: Tensor
     exists: Tensor
+
+
+@dataclass(frozen=True)
+class RegionTargets:
+    """The same, counted in superpixels.
+
+    Attributes:
+        coverage: `[N, S]` the part of each superpixel that lies in the target, 0..1.
+        areas: `[S]` pixels.
+        mask_areas: `[N]` pixels of each target.
+        exists: `[M]` bool.
+    """
+
+    coverage: Tensor
+    areas: Tensor
+    mask_areas: Tensor
+    exists: Tensor
+
+
+@dataclass(frozen=True)
+class SuperpixelLabels:
+    """What the labels say each superpixel shows.
+
+    Attributes:
+        names: `[S]` index of a name; `OUTSIDE`: nothing of `scope`; `UNNAMED`: the labels do not tell.
+        scope: `[K]` bool: names that were looked for in this photo.
+    """
+
+    names: Tensor
+    scope: Tensor
+
+
+def region_targets(targets: Targets, superpixels: Superpixels) -> RegionTargets:
+    """Counts targets in superpixels."""
+    return RegionTargets(
+        coverage=superpixel_coverage(targets.masks, superpixels.label_map, len(superpixels)),
+        areas=superpixels.areas,
+        mask_areas=targets.masks.flatten(1).sum(1),
+        exists=targets.exists,
+    )
 
 
 def sample_targets(sample: Sample, cached: CachedPhoto) -> Targets:
@@ -63,19 +107,31 @@ def mirror(features: ImageFeatures) -> ImageFeatures:
     )
 
 
-def superpixel_names(cached: CachedPhoto, categories: dict[int, int], coverage: Tensor) -> Tensor:
-    """Which category each superpixel shows.
+def superpixel_labels(photo: Photo, cached: CachedPhoto, index: Mapping[str, int], count: int) -> SuperpixelLabels:
+    """Which name each superpixel bears.
+
+    A superpixel that nothing labelled covers is `OUTSIDE`, unless it meets the box of an instance without a mask.
 
     Args:
-        cached: the photo.
-        categories: instance id → index of its category.
-        coverage: `[I, S]` the part of each superpixel in each cached mask, in the order of `cached.masks`.
-
-    Returns:
-        `[S]` int64 index, -1 where no instance covers a superpixel well enough.
+        photo: its labels, as they are upright: names stay with their superpixels in a mirrored photo.
+        cached: its superpixels and masks.
+        index: category → index of its name; categories without one are not used.
+        count: K.
     """
-    if not len(coverage):
-        return torch.full((len(cached.features.superpixels),), UNNAMED, dtype=torch.int64)
-    best, owner = coverage.max(dim=0)
-    index = torch.tensor([categories[key] for key in cached.masks], dtype=torch.int64)[owner]
-    return torch.where(best >= MIN_NAMED_COVERAGE, index, UNNAMED)
+    superpixels = cached.features.superpixels
+    names = {item.id: index.get(item.category, UNNAMED) for item in photo.instances}
+    seen, unseen = torch.zeros(2, *superpixels.label_map.shape, dtype=torch.bool)
+    scale = max(superpixels.label_map.shape) / max(photo.size)
+    for item in photo.instances:
+        if item.id not in cached.masks:
+            x, y, width, height = (side * scale for side in item.box)
+            unseen[int(y) : int(y + height) + 1, int(x) : int(x + width) + 1] = True
+    masks = torch.stack([seen, unseen, *cached.masks.values()])
+    coverage = superpixel_coverage(masks, superpixels.label_map, len(superpixels))
+    unseen_part, best, owner = coverage[1], *coverage[[0, *range(2, len(masks))]].max(dim=0)
+    owners = torch.tensor([UNNAMED, *(names[key] for key in cached.masks)])
+    found = torch.where(best >= MIN_NAMED_COVERAGE, owners[owner], UNNAMED)
+    found[(best < MAX_OUTSIDE_COVERAGE) & (unseen_part < MAX_OUTSIDE_COVERAGE)] = OUTSIDE
+    scope = torch.zeros(count, dtype=torch.bool)
+    scope[[index[category] for category in photo.scope if category in index]] = True
+    return SuperpixelLabels(found, scope)

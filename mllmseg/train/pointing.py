@@ -1,10 +1,10 @@
 """What the head needs from the language model, written down once, so that the head alone can be trained at length.
 
 A step of the whole model costs seconds on a CPU, a step of the head on recorded hidden states a tenth of that. The last
-stage therefore lets the trained language model read every photo with fresh questions, stores the hidden states at
-[SEG], at decisions and at visual tokens, and trains the head on them.
+stages therefore let the trained language model read every photo with fresh questions, store the hidden states at
+[SEG], at decisions and at visual tokens with all else that the head reads, and train the head on them.
 
-N [SEG] tokens, M decisions, S superpixels, T tokens, D LLM width.
+N [SEG] tokens, M decisions, S superpixels, T tokens, C patch-feature channels, G geometry values, K names, D LLM width.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mllmseg.models.head import HeadOutput, Regions
 from mllmseg.models.mllm import branch_attention_mask
 from mllmseg.models.mllmseg import ImageOutput, MLLMSeg
 from mllmseg.models.pooling import pool_superpixels, superpixel_geometry
 from mllmseg.structures import ImageFeatures, PackedText, VisualTokens
-from mllmseg.train.batch import Targets
+from mllmseg.train.batch import RegionTargets, SuperpixelLabels, Targets, region_targets
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,11 @@ class Recording:
         decision_hidden: `[M, D]`.
         margin: `[M]` the language model's own logit of [SEG] minus [REJ].
         visual_hidden: `[S, D]` per superpixel.
+        pooled, geometry: `[S, C]` and `[S, G]` features and shape of each superpixel.
         masks: `[N, h, w]` bool targets.
+        coverage, areas: `[N, S]` and `[S]` the targets, counted in superpixels.
         exists: `[M]` bool.
+        names, scope: `[S]` and `[K]`, see `SuperpixelLabels`.
         flipped: scalar bool: whether the photo was mirrored.
     """
 
@@ -48,9 +52,20 @@ class Recording:
     decision_hidden: Tensor
     margin: Tensor
     visual_hidden: Tensor
+    pooled: Tensor
+    geometry: Tensor
     masks: Tensor
+    coverage: Tensor
+    areas: Tensor
     exists: Tensor
+    names: Tensor
+    scope: Tensor
     flipped: Tensor
+
+    @property
+    def targets(self) -> RegionTargets:
+        """What the pointer should say."""
+        return RegionTargets(self.coverage.float(), self.areas, self.masks.flatten(1).sum(1), self.exists)
 
     def save(self, path: pathlib.Path) -> None:
         """Writes it under a temporary name, then renames it; masks as bits."""
@@ -72,7 +87,16 @@ class Recording:
 
 
 @torch.no_grad()
-def record(model: MLLMSeg, tokens: VisualTokens, text: PackedText, targets: Targets, *, flipped: bool) -> Recording:
+def record(
+    model: MLLMSeg,
+    features: ImageFeatures,
+    tokens: VisualTokens,
+    text: PackedText,
+    targets: Targets,
+    labels: SuperpixelLabels,
+    *,
+    flipped: bool,
+) -> Recording:
     """Reads a packed text about a photo's visual tokens and keeps the hidden states that matter (float16)."""
     hidden, _ = model.mllm(
         text.input_ids[None],
@@ -82,6 +106,8 @@ def record(model: MLLMSeg, tokens: VisualTokens, text: PackedText, targets: Targ
     )
     hidden = hidden[0].float()
     decisions = hidden[text.decision_positions]
+    superpixels = features.superpixels
+    counted = region_targets(targets, superpixels)
     return Recording(
         input_ids=text.input_ids,
         branch_ids=text.branch_ids,
@@ -91,23 +117,36 @@ def record(model: MLLMSeg, tokens: VisualTokens, text: PackedText, targets: Targ
         decision_hidden=decisions.half(),
         margin=model.mllm.decision_margin(decisions).float(),
         visual_hidden=(tokens.assignment @ hidden[text.input_ids == model.mllm.image_token_id]).half(),
+        pooled=pool_superpixels(features.patch_features, superpixels).half(),
+        geometry=superpixel_geometry(superpixels).half(),
         masks=targets.masks,
+        coverage=counted.coverage.half(),
+        areas=counted.areas,
         exists=targets.exists,
+        names=labels.names,
+        scope=labels.scope,
         flipped=torch.tensor(flipped),
     )
 
 
-def replay(model: MLLMSeg, features: ImageFeatures, recording: Recording) -> tuple[ImageOutput, Tensor]:
+def replay(model: MLLMSeg, recording: Recording) -> tuple[ImageOutput, Tensor]:
     """The head's output on a recording, and the `[S, d]` lexicon of its superpixels."""
-    regions = model.head.regions(
-        pool_superpixels(features.patch_features, features.superpixels),
-        superpixel_geometry(features.superpixels),
-        recording.visual_hidden.float(),
-    )
+    regions = recorded_regions(model, recording)
     words = model.words(recording.input_ids, recording.branch_ids, recording.decision_positions + 1)
     exist_logits, superpixel_logits = model.head.existence(
         recording.decision_hidden.float(), words, regions, recording.margin
     )
+    return ImageOutput(prompts(model, recording, regions), exist_logits, superpixel_logits), regions.lexicon
+
+
+def recorded_regions(model: MLLMSeg, recording: Recording) -> Regions:
+    """The head's view of the superpixels of a recording."""
+    views = (recording.pooled, recording.geometry, recording.visual_hidden)
+    return model.head.regions(*(view.float() for view in views))
+
+
+def prompts(model: MLLMSeg, recording: Recording, regions: Regions) -> HeadOutput:
+    """What SAM is prompted with at each [SEG] of a recording."""
     words = model.words(recording.input_ids, recording.branch_ids, recording.seg_positions)
-    head = model.head(recording.seg_hidden.float(), words, regions)
-    return ImageOutput(head, exist_logits, superpixel_logits), regions.lexicon
+    output: HeadOutput = model.head(recording.seg_hidden.float(), words, regions)
+    return output

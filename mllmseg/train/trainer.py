@@ -1,4 +1,4 @@
-"""Single-process training: fill the cache, align the projector, instruct the whole, point with the head, save all that.
+"""Single-process training: align the visual tokens, instruct the whole, point with the head, refine masks, save all.
 
 All chance of a step follows from the seed, the stage and the step's number, so that a resumed run repeats the run that
 was never stopped, bit for bit on one CPU process, without saving the state of any generator.
@@ -18,33 +18,32 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mllmseg import __version__
-from mllmseg.config import Config, DataConfig, ModelConfig, StageConfig, TrainConfig
+from mllmseg.config import Config, ModelConfig, StageConfig, TrainConfig
 from mllmseg.constants import REJ_TOKEN, SEG_TOKEN
 from mllmseg.data.conversation import ConversationEncoder
-from mllmseg.data.datasets.coco_mini import CocoMini, Expression, Photo
-from mllmseg.data.mixture import Sample, make_sample, training_photos
-from mllmseg.data.synth import target_frequency
+from mllmseg.data.datasets.coco_mini import Photo
 from mllmseg.errors import CheckpointError, ConfigError, DataError
 from mllmseg.models.allocator import keep_freed_memory
 from mllmseg.models.build import build_model
 from mllmseg.models.checkpoint import load_trained_state, save_checkpoint, trained_state
-from mllmseg.models.losses import superpixel_coverage
 from mllmseg.models.mllmseg import MLLMSeg
+from mllmseg.models.pooling import pool_superpixels
 from mllmseg.structures import ImageFeatures, Turn
-from mllmseg.train.batch import mirror, sample_targets, superpixel_names
-from mllmseg.train.cache import CachedPhoto, FeatureCache
+from mllmseg.train.batch import mirror, sample_targets
+from mllmseg.train.cache import FeatureCache
 from mllmseg.train.calibration import fit_platt
 from mllmseg.train.logging import RunLog
 from mllmseg.train.optim import build_optimizer, learning_rate
 from mllmseg.train.pointing import Recording, record
-from mllmseg.train.steps import StepResult, instruct_loss, name_embeddings, naming_loss, point_loss
-from mllmseg.train.validation import validate, validation_photos
+from mllmseg.train.source import TrainingData
+from mllmseg.train.steps import StepResult, instruct_loss, lexicon_loss, naming_loss, point_loss, refine_loss
+from mllmseg.train.validation import validate
 
 log = logging.getLogger(__name__)
-STAGES = ("align", "instruct", "point")
+STAGES = ("align", "instruct", "point", "refine")
 STATE_FILE, SETTINGS_FILE, MODEL_SETTINGS_FILE = "state.pt", "train.yaml", "model.yaml"
 
 
@@ -61,27 +60,15 @@ class Trainer:
         """
         self.config = config
         self.out = pathlib.Path(config.out)
-        self.model_config = ModelConfig.from_yaml(config.model)
+        model_config = ModelConfig.from_yaml(config.model)
+        self.data = TrainingData(config, model_config)
+        head = model_config.head.model_copy(update={"vocabulary": self.data.vocabulary})
+        self.model_config = model_config.model_copy(update={"head": head})
         self._check_folder(resume)
         torch.manual_seed(config.seed)
-        self.dataset = CocoMini(config.data.root, "train")
-        self.val = CocoMini(config.data.root, "val")
-        self.cache = FeatureCache(config.cache, self.model_config)
-        photos, every = training_photos(self.dataset, config.data.photos), config.data.holdout_every
-        self.holdout = photos[every - 1 :: every] if every else []
-        held = {photo.id for photo in self.holdout}
-        self.photos = [photo for photo in photos if photo.id not in held]
-        if not self.photos:
-            raise ConfigError(f"{config.data.root}: {len(photos)} photos, {len(held)} of them held out: none is left")
         self.model = build_model(self.model_config)
         prepare_precision(self.model, config.precision)
         self.encoder = ConversationEncoder(self.model.mllm.tokenizer, self.model_config.language_model.system_prompt)
-        self.frequency = target_frequency(self.photos)
-        self.names = sorted(self.dataset.categories)
-        self.name_table = name_embeddings(self.model.mllm, self.names)
-        self._expressions: dict[int, list[Expression]] = {}
-        for expression in self.dataset.expressions:
-            self._expressions.setdefault(expression.image_id, []).append(expression)
         self.recordings = self.out / "recordings"
         self.seconds = 0.0
         self.start = (STAGES[0], 0)
@@ -92,17 +79,20 @@ class Trainer:
 
     def run(self) -> pathlib.Path:
         """Trains every stage that is not done yet; returns the folder of the final checkpoint."""
-        _fill(self.cache, self.config, self.dataset, self.val)
+        self.data.fill_cache()
         self.log = RunLog(self.out)
-        self.run_stage("align", self.config.align, self.model.projector.parameters(), self.align_step)
+        config, head = self.config, self.model.head
+        self.run_stage("align", config.align, [*self.model.projector.parameters(), *head.parameters()], self.align_step)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.run_stage("instruct", self.config.instruct, trained, self.instruct_step)
-        self.record()
-        self.run_stage("point", self.config.point, self.model.head.parameters(), self.point_step)
+        self.run_stage("instruct", config.instruct, trained, self.instruct_step)
+        if config.point.steps or config.refine.steps:
+            self.record()
+        self.run_stage("point", config.point, head.parameters(), self.point_step)
+        self.run_stage("refine", config.refine, [*head.prompt.parameters(), head.prior_weight], self.refine_step)
         self.calibrate()
         final = self.out / "final"
-        last, stage = ("point", self.config.point) if self.config.point.steps else ("instruct", self.config.instruct)
-        save_checkpoint(self.model, final, training=self.training_facts(last, stage.steps))
+        last = [name for name in STAGES if getattr(config, name).steps][-1]
+        save_checkpoint(self.model, final, training=self.training_facts(last, getattr(config, last).steps))
         return final
 
     def run_stage(
@@ -124,12 +114,12 @@ class Trainer:
         began = time.perf_counter()
         for step in range(first, stage.steps):
             rng = step_rng(self.config.seed, name, step)
-            result = step_fn(self.photos_of(name, stage, step), rng)
+            result = step_fn(self.data.photos_of(name, stage, step), rng)
             rate = learning_rate(stage, step)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.zero_grad(set_to_none=True)
-            result.loss.backward()
+            result.loss.backward(inputs=parameters)
             nn.utils.clip_grad_norm_(parameters, stage.max_grad_norm)
             self.optimizer.step()
             self.log.add(result.figures | {"learning_rate": rate})
@@ -137,25 +127,27 @@ class Trainer:
         self.seconds += time.perf_counter() - began
 
     def align_step(self, photos: list[Photo], rng: random.Random) -> StepResult:
-        """Visual tokens towards the words for what they show."""
-        features, names = [], []
+        """Visual tokens and the head's lexicon towards the words for what they show."""
+        features, labels = [], []
         for photo in photos:
-            cached = self.cache.read(photo, embeddings=False)
+            cached = self.data.cache.read(photo, embeddings=False)
             item = as_float(cached.features)
-            index = self.superpixel_names(photo, cached)
-            if rng.random() < self.config.data.flip:
-                item = mirror(item)
-            features.append(item)
-            names.append(index)
-        return naming_loss([self.model.project(item) for item in features], names, self.name_table)
+            labels.append(self.data.labels(photo, cached))
+            features.append(mirror(item) if rng.random() < self.config.data.flip else item)
+        head = self.model.head
+        lexicon = [head.look_up(pool_superpixels(item.patch_features, item.superpixels)) for item in features]
+        named = lexicon_loss(head, lexicon, labels)
+        naming = naming_loss([self.model.project(item) for item in features], labels, head.get_buffer("vocabulary"))
+        return StepResult(naming.loss + named.loss, naming.figures | named.figures)
 
     def instruct_step(self, photos: list[Photo], rng: random.Random) -> StepResult:
-        """Questions and answers, masks and existence."""
-        features, visual, texts, targets, names = [], [], [], [], []
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+        """Questions and answers, pointing and existence, and masks where `masks_per_photo` asks for them."""
+        features, visual, texts, targets, labels = [], [], [], [], []
+        masks = self.config.masks_per_photo
+        with self._autocast():
             for photo in photos:
-                cached = self.cache.read(photo)
-                sample = self.sample(photo, cached, rng)
+                cached = self.data.cache.read(photo, embeddings=masks > 0)
+                sample = self.data.sample(photo, cached, rng)
                 item = as_float(cached.features)
                 item = mirror(item) if sample.flipped else item
                 tokens = self.model.project(item)
@@ -163,15 +155,18 @@ class Trainer:
                 visual.append(tokens)
                 texts.append(self.encoder.encode(sample.branches, len(tokens.tokens)))
                 targets.append(sample_targets(sample, cached))
-                names.append(self.superpixel_names(photo, cached))
-            weights, masks = self.config.losses, self.config.masks_per_photo
+                labels.append(self.data.labels(photo, cached))
+            weights, head = self.config.losses, self.model.head
             result = instruct_loss(self.model, features, visual, texts, targets, weights, masks_per_photo=masks)
-            naming = naming_loss(visual, names, self.name_table)
-        return StepResult(result.loss + weights.naming * naming.loss, naming.figures | result.figures)
+            lexicon = [head.look_up(pool_superpixels(item.patch_features, item.superpixels)) for item in features]
+            named = lexicon_loss(head, lexicon, labels)
+            naming = naming_loss(visual, labels, head.get_buffer("vocabulary"))
+        loss = result.loss + weights.naming * (naming.loss + named.loss)
+        return StepResult(loss, naming.figures | named.figures | result.figures)
 
     def record(self) -> None:
         """Lets the trained language model read every photo, in several processes; what is recorded stays."""
-        if not self.config.point.steps:
+        if all(self.recording_of(*item).exists() for item in self.readings()):
             return
         self.recordings.mkdir(exist_ok=True)
         context, workers = multiprocessing.get_context("spawn"), self.config.cache_workers
@@ -188,7 +183,7 @@ class Trainer:
 
     def readings(self) -> list[tuple[Photo, int]]:
         """Every photo as often as it is to be recorded."""
-        return [(photo, number) for number in range(self.config.point.rounds) for photo in self.photos]
+        return [(photo, number) for number in range(self.config.point.rounds) for photo in self.data.photos]
 
     def recording_of(self, photo: Photo, number: int) -> pathlib.Path:
         """Where a reading of a photo is kept."""
@@ -198,40 +193,36 @@ class Trainer:
         """Asks fresh questions about a photo, mirrored in odd rounds, and keeps the hidden states."""
         flip = float(number % 2 and self.config.data.flip > 0)
         data = self.config.data.model_copy(update={"flip": flip, "captions": 0, "positives": 8, "negatives": 5})
-        cached = self.cache.read(photo, embeddings=False)
-        sample = self.sample(photo, cached, random.Random(f"{self.config.seed} record {photo.id} {number}"), data)
+        cached = self.data.cache.read(photo, embeddings=False)
+        sample = self.data.sample(photo, cached, random.Random(f"{self.config.seed} record {photo.id} {number}"), data)
         features = as_float(cached.features)
         features = mirror(features) if sample.flipped else features
         branches = [
             [Turn(turns[0].question, SEG_TOKEN if exists else REJ_TOKEN)]
             for turns, exists in zip(sample.branches, sample.exists, strict=True)
         ]
-        half = torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.precision == "bfloat16")
-        with torch.no_grad(), half:
+        with torch.no_grad(), self._autocast():
             tokens = self.model.project(features)
             text = self.encoder.encode(branches, len(tokens.tokens))
-            recording = record(self.model, tokens, text, sample_targets(sample, cached), flipped=sample.flipped)
+            targets, labels = sample_targets(sample, cached), self.data.labels(photo, cached)
+            recording = record(self.model, features, tokens, text, targets, labels, flipped=sample.flipped)
         recording.save(self.recording_of(photo, number))
 
     def point_step(self, photos: list[Photo], rng: random.Random) -> StepResult:
         """The head alone, on recorded hidden states."""
-        features, recordings, names = [], [], []
-        for place, photo in enumerate(photos):
-            cached = self.cache.read(photo, embeddings=place == 0)  # the first photo trains SAM's prompts
-            recording = Recording.load(self.recording_of(photo, rng.randrange(self.config.point.rounds)))
-            item = as_float(cached.features)
+        with self._autocast():
+            return point_loss(self.model, [self._recording(photo, rng) for photo in photos], self.config.losses)
+
+    def refine_step(self, photos: list[Photo], rng: random.Random) -> StepResult:
+        """The head's prompt through SAM's decoder, on recorded hidden states."""
+        features, recordings = [], []
+        for photo in photos:
+            recording = self._recording(photo, rng)
+            item = as_float(self.data.cache.read(photo).features)
             features.append(mirror(item) if recording.flipped else item)
             recordings.append(recording)
-            names.append(self.superpixel_names(photo, cached))
-        return point_loss(
-            self.model,
-            features,
-            recordings,
-            names,
-            self.name_table,
-            self.config.losses,
-            masks_per_step=self.config.point.masks_per_step,
-        )
+        masks = max(1, self.config.masks_per_photo)
+        return refine_loss(self.model, features, recordings, self.config.losses, masks_per_photo=masks)
 
     @torch.no_grad()
     def calibrate(self) -> None:
@@ -239,9 +230,9 @@ class Trainer:
         self.model.eval()
         upright = self.config.data.model_copy(update={"flip": 0.0})
         logits, exists = [torch.zeros(0)], [torch.zeros(0, dtype=torch.bool)]
-        for photo in self.holdout:
-            cached = self.cache.read(photo, embeddings=False)
-            sample = self.sample(photo, cached, random.Random(f"{self.config.seed} {photo.id}"), upright)
+        for photo in self.data.holdout:
+            cached = self.data.cache.read(photo, embeddings=False)
+            sample = self.data.sample(photo, cached, random.Random(f"{self.config.seed} {photo.id}"), upright)
             features = as_float(cached.features)
             visual = self.model.project(features)
             text = self.encoder.encode(sample.branches, len(visual.tokens))
@@ -251,34 +242,11 @@ class Trainer:
         self.model.head.get_buffer("calibration").copy_(torch.tensor([scale, bias]))
         log.info("calibrated on %d queries: scale %.3f, bias %.3f", len(torch.cat(exists)), scale, bias)
 
-    def sample(self, photo: Photo, cached: CachedPhoto, rng: random.Random, data: DataConfig | None = None) -> Sample:
-        """Fresh questions and answers about a photo; `data`: other settings than the run's."""
-        return make_sample(
-            photo,
-            self._expressions.get(photo.id, []),
-            self.dataset.categories,
-            set(cached.masks),
-            data or self.config.data,
-            rng,
-            self.frequency,
-        )
+    def _recording(self, photo: Photo, rng: random.Random) -> Recording:
+        return Recording.load(self.recording_of(photo, rng.randrange(self.config.point.rounds)))
 
-    def superpixel_names(self, photo: Photo, cached: CachedPhoto) -> Tensor:
-        """`[S]` index into the sorted category names, -1 where unknown."""
-        superpixels = cached.features.superpixels
-        masks = torch.stack([torch.zeros_like(superpixels.label_map, dtype=torch.bool), *cached.masks.values()])[1:]
-        coverage = superpixel_coverage(masks, superpixels.label_map, len(superpixels))
-        index = {name: number for number, name in enumerate(self.names)}
-        return superpixel_names(cached, {item.id: index[item.category] for item in photo.instances}, coverage)
-
-    def photos_of(self, name: str, stage: StageConfig, step: int) -> list[Photo]:
-        """The photos of a step: each epoch goes through all of them in an order of its own."""
-        chosen = []
-        for number in range(step * stage.batch_size, (step + 1) * stage.batch_size):
-            epoch, place = divmod(number, len(self.photos))
-            shuffled = random.Random(f"{self.config.seed} {name} {epoch}").sample(self.photos, len(self.photos))
-            chosen.append(shuffled[place])
-        return chosen
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
     def training_facts(self, stage: str, step: int) -> dict[str, Any]:
         """How the weights came to be, for `training.json`."""
@@ -286,7 +254,7 @@ class Trainer:
             "mllmseg": __version__,
             "stage": stage,
             "step": step,
-            "photos": len(self.photos),
+            "photos": len(self.data.photos),
             "seconds": round(self.seconds),
             "config": self.config.model_dump(mode="json"),
         }
@@ -298,7 +266,7 @@ class Trainer:
         if done % self.config.checkpoint_every == 0 or last:
             self._save_state(name, done, self.seconds + time.perf_counter() - began)
         if name == "instruct" and self.config.val_photos and (done % self.config.val_every == 0 or last):
-            validate(self.model, self.config, self.val, self.cache, self.log, done)
+            validate(self.model, self.config, self.data.val, self.data.cache, self.log, done)
             self.model.train()
 
     def _check_folder(self, resume: bool) -> None:
@@ -349,16 +317,9 @@ class Trainer:
 
 def fill_cache(config: TrainConfig) -> FeatureCache:
     """Computes the features a run will read, and nothing else: before the run, or on several machines at once."""
-    cache = FeatureCache(config.cache, ModelConfig.from_yaml(config.model))
-    _fill(cache, config, CocoMini(config.data.root, "train"), CocoMini(config.data.root, "val"))
-    return cache
-
-
-def _fill(cache: FeatureCache, config: TrainConfig, train: CocoMini, val: CocoMini) -> None:
-    photos = training_photos(train, config.data.photos)
-    if config.val_photos:
-        photos += validation_photos(val, config.val_photos)
-    cache.fill(photos, workers=config.cache_workers)
+    data = TrainingData(config, ModelConfig.from_yaml(config.model))
+    data.fill_cache()
+    return data.cache
 
 
 def _record_share(config: TrainConfig, rank: int, workers: int) -> None:

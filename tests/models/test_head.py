@@ -9,6 +9,7 @@ from torch import Tensor
 from mllmseg.config import HeadConfig
 from mllmseg.models.head import (
     LEXICON_SHARPNESS,
+    MAX_UNLIKENESS,
     PRIOR_LIMIT,
     Regions,
     SegHead,
@@ -17,7 +18,7 @@ from mllmseg.models.head import (
     paint,
 )
 
-LLM, FEATURES, GEOMETRY, WIDTH = 24, 6, 5, 16
+LLM, FEATURES, GEOMETRY, WIDTH, VOCABULARY = 24, 6, 5, 16, 3
 # Attention sums in another order.
 TOLERANCE = 1e-5
 
@@ -25,7 +26,8 @@ TOLERANCE = 1e-5
 def build(*, pointer: bool = True) -> SegHead:
     torch.manual_seed(0)
     config = HeadConfig(hidden_size=WIDTH, num_layers=2, num_heads=4, pointer=pointer)
-    head = SegHead(config, llm_size=LLM, feature_size=FEATURES, geometry_size=GEOMETRY)
+    vocabulary = torch.randn(VOCABULARY, LLM)
+    head = SegHead(config, llm_size=LLM, feature_size=FEATURES, geometry_size=GEOMETRY, vocabulary=vocabulary)
     for parameter in head.modulate.parameters():  # zero at the start: regions would not depend on the question
         torch.nn.init.normal_(parameter, std=0.1)
     return head.eval()
@@ -40,11 +42,12 @@ def head() -> SegHead:
 def regions() -> Regions:
     generator = torch.Generator().manual_seed(1)
     tokens, lexicon = torch.randn(2, 7, WIDTH, generator=generator)
-    return Regions(tokens, torch.nn.functional.normalize(lexicon, dim=-1))
+    # Rivals so weak that no likeness is cut off.
+    return Regions(tokens, torch.nn.functional.normalize(lexicon, dim=-1), torch.full((7,), -9.0))
 
 
 def pick(regions: Regions, rows: Tensor | slice) -> Regions:
-    return Regions(regions.tokens[rows], regions.lexicon[rows])
+    return Regions(regions.tokens[rows], regions.lexicon[rows], regions.rivals[rows])
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +138,7 @@ def test_the_order_of_superpixels_means_nothing(head: SegHead, hidden: Tensor, w
 @torch.no_grad()
 def test_superpixels_see_each_other(head: SegHead, hidden: Tensor, words: Words, regions: Regions) -> None:
     """Else "the leftmost dog" could not compare dogs."""
-    changed = Regions(regions.tokens.clone(), regions.lexicon)
+    changed = Regions(regions.tokens.clone(), regions.lexicon, regions.rivals)
     changed.tokens[6] += 1
     difference = head(hidden, words, changed).superpixel_logits - head(hidden, words, regions).superpixel_logits
     assert difference[:, :6].abs().max() > 1e-3
@@ -176,7 +179,8 @@ def test_a_superpixel_that_shows_the_word_gains(head: SegHead, hidden: Tensor, w
     for sign in (1, -1):
         lexicon = regions.lexicon.clone()
         lexicon[2] = sign * meaning[0]
-        logits.append(silent(hidden[:1], word, Regions(regions.tokens, lexicon)).superpixel_logits[0])
+        shown = Regions(regions.tokens, lexicon, torch.full((7,), -3.0))
+        logits.append(silent(hidden[:1], word, shown).superpixel_logits[0])
     expected = torch.zeros(7)
     expected[2] = 2 * LEXICON_SHARPNESS
     torch.testing.assert_close(logits[0] - logits[1], expected, atol=TOLERANCE, rtol=0)
@@ -206,6 +210,37 @@ def test_every_parameter_learns(regions: Regions, hidden: Tensor, words: Words) 
     loss.backward()
     idle = [name for name, item in head.named_parameters() if item.grad is None or not item.grad.any()]
     assert idle == ["prior_weight"], "which decoding uses"
+
+
+def test_rivals_are_the_vocabulary_and_nothing(head: SegHead) -> None:
+    features = torch.randn(7, FEATURES)
+    regions = head.regions(features, torch.randn(7, GEOMETRY), torch.randn(7, LLM))
+    names = torch.cat(
+        [head.name(head.get_buffer("vocabulary")), torch.nn.functional.normalize(head.background, dim=0)[None]]
+    )
+    logits = LEXICON_SHARPNESS * regions.lexicon @ names.T
+    torch.testing.assert_close(head.name_logits(head.look_up(features)), logits)
+    torch.testing.assert_close(regions.rivals, logits.exp().sum(1).log())
+    assert logits.shape == (7, VOCABULARY + 1)
+
+
+@torch.no_grad()
+def test_what_shows_something_else_loses_only_so_much(
+    head: SegHead, hidden: Tensor, words: Words, regions: Regions
+) -> None:
+    """An unknown word must be able to win by the rest of the evidence."""
+    strong, stronger = (
+        head(hidden, words, Regions(regions.tokens, regions.lexicon, torch.full((7,), rivals))).superpixel_logits
+        for rivals in (LEXICON_SHARPNESS + MAX_UNLIKENESS, 99.0)
+    )
+    torch.testing.assert_close(strong, stronger)
+
+
+def test_a_vocabulary_may_be_empty() -> None:
+    config = HeadConfig(hidden_size=WIDTH, num_layers=1, num_heads=4)
+    head = SegHead(config, llm_size=LLM, feature_size=FEATURES, geometry_size=GEOMETRY, vocabulary=torch.zeros(0, LLM))
+    assert head.name_logits(head.look_up(torch.randn(7, FEATURES))).shape == (7, 1)
+    assert "vocabulary" not in head.state_dict(), "it comes from the language model"
 
 
 def test_without_pointer_every_superpixel_counts_alike(regions: Regions, hidden: Tensor, words: Words) -> None:

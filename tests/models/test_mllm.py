@@ -49,6 +49,14 @@ def visual() -> Tensor:
 
 
 @torch.no_grad()
+def test_names_are_mean_word_embeddings(mllm: Mllm) -> None:
+    table = mllm.embed_names(["cat", "dog"])
+    ids = mllm.tokenizer(" cat", add_special_tokens=False)["input_ids"]
+    torch.testing.assert_close(table[0], mllm.word_embeddings()[ids].mean(0))
+    assert table.shape == (2, mllm.hidden_size)
+    assert mllm.embed_names([]).shape == (0, mllm.hidden_size)
+
+
 def read(mllm: Mllm, texts: list[PackedText], visual: Tensor | None) -> Tensor:
     hidden, _ = mllm(
         pad([text.input_ids for text in texts], 0),

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from mllmseg.data.datasets.coco_mini import Photo
+from mllmseg.data.datasets.coco_mini import Instance, Photo
 from mllmseg.data.mixture import Sample
 from mllmseg.models.partition import to_superpixels
 from mllmseg.models.pooling import pool_superpixels, superpixel_geometry
 from mllmseg.structures import ImageFeatures
-from mllmseg.train.batch import UNNAMED, mirror, sample_targets, superpixel_names
+from mllmseg.train.batch import OUTSIDE, UNNAMED, SuperpixelLabels, mirror, sample_targets, superpixel_labels
 from mllmseg.train.cache import CachedPhoto
 
 
@@ -113,11 +113,40 @@ def test_a_sample_without_targets(features: ImageFeatures, flipped: bool) -> Non
     assert found.exists.shape == (0,)
 
 
-def test_superpixels_bear_the_name_of_what_covers_them(features: ImageFeatures) -> None:
-    coverage = torch.tensor([[0.9, 0.59, 0.3, 0.0], [0.05, 0.41, 0.7, 0.0]])
-    cached = cached_with(features, (0, 0, 1, 1), (1, 1, 2, 2))
-    assert superpixel_names(cached, {5: 30, 6: 10}, coverage).tolist() == [30, UNNAMED, 10, UNNAMED]
+@pytest.fixture
+def columns(features: ImageFeatures) -> ImageFeatures:
+    """Four regions, each a column 48 pixels wide: 12 of the photo's."""
+    labels = np.repeat(np.arange(4), 48)[None].repeat(256, axis=0)
+    return replace(features, superpixels=to_superpixels(labels, np.ones(4, dtype=np.float32)))
 
 
-def test_without_masks_no_superpixel_has_a_name(features: ImageFeatures) -> None:
-    assert superpixel_names(cached_with(features), {}, torch.zeros(0, 1)).tolist() == [UNNAMED] * 4
+def labels_of(cached: CachedPhoto, **instances: tuple[int, float, float, float, float]) -> SuperpixelLabels:
+    """Labels of a 64 x 48 photo; instances: category → (id, x, y, width, height)."""
+    things = tuple(
+        Instance(ident, category, (x, y, width, height), "human", [], False, width * height)
+        for category, (ident, x, y, width, height) in instances.items()
+    )
+    photo = Photo(1, Path("1.jpg"), (64, 48), frozenset({"dog", "cat"}), "coco80", things)
+    return superpixel_labels(photo, cached, {"dog": 2, "cat": 0, "hat": 1}, 3)
+
+
+def test_superpixels_bear_the_name_of_what_covers_them(columns: ImageFeatures) -> None:
+    cached = cached_with(columns, (0, 0, 76, 256), (76, 0, 144, 256))
+    found = labels_of(cached, dog=(5, 0, 0, 19, 64), cat=(6, 19, 0, 17, 64))
+    assert found.names.tolist() == [2, UNNAMED, 0, OUTSIDE], "the second is more than half dog, but not enough"
+    assert found.scope.tolist() == [True, False, True]
+
+
+def test_what_may_hide_in_a_box_without_a_mask_is_unknown(columns: ImageFeatures) -> None:
+    cached = cached_with(columns, (0, 0, 48, 256))
+    found = labels_of(cached, dog=(5, 0, 0, 12, 64), cat=(9, 36, 0, 12, 32))
+    assert found.names.tolist() == [2, OUTSIDE, OUTSIDE, UNNAMED]
+
+
+def test_a_category_without_a_name_is_unknown(columns: ImageFeatures) -> None:
+    found = labels_of(cached_with(columns, (0, 0, 48, 256)), spoon=(5, 0, 0, 12, 64))
+    assert found.names.tolist() == [UNNAMED, OUTSIDE, OUTSIDE, OUTSIDE]
+
+
+def test_a_photo_without_labels_shows_nothing_of_its_scope(columns: ImageFeatures) -> None:
+    assert labels_of(cached_with(columns)).names.tolist() == [OUTSIDE] * 4

@@ -14,20 +14,25 @@ from mllmseg.data.conversation import ConversationEncoder
 from mllmseg.models.build import build_model
 from mllmseg.models.mllmseg import MLLMSeg
 from mllmseg.structures import ImageFeatures, PackedText, Turn, VisualTokens
-from mllmseg.train.batch import UNNAMED, Targets
+from mllmseg.train.batch import OUTSIDE, UNNAMED, SuperpixelLabels, Targets
 from mllmseg.train.pointing import Recording, record, replay
-from mllmseg.train.steps import NAMING_SHARPNESS, StepResult, name_embeddings, point_loss
+from mllmseg.train.steps import StepResult, lexicon_loss, point_loss, refine_loss
 
 # Hidden states of about 1 in float16 (2^-11), through the head.
 TOLERANCE = 5e-3
 BRANCHES = [[Turn("the cat", "[SEG]")], [Turn("a dog in the corner", "[REJ]")], [Turn("its tail", "[SEG]")]]
 EXISTS = torch.tensor([True, False, True])
+NAMES = ("cat", "dog")
+
+
+def named(config: ModelConfig) -> ModelConfig:
+    return config.model_copy(update={"head": config.head.model_copy(update={"vocabulary": NAMES})})
 
 
 @pytest.fixture(scope="module")
 def model(tiny_config: ModelConfig, randomise_lora: Callable[[MLLMSeg], None]) -> MLLMSeg:
     torch.manual_seed(0)
-    model = build_model(tiny_config).eval()
+    model = build_model(named(tiny_config)).eval()
     randomise_lora(model)
     torch.nn.init.normal_(model.head.modulate.weight, std=0.1)  # zero at the start
     return model
@@ -53,9 +58,15 @@ def read(model: MLLMSeg, features: ImageFeatures, branches: list[list[Turn]]) ->
 
 
 def recording_of(
-    model: MLLMSeg, features: ImageFeatures, branches: list[list[Turn]] = BRANCHES, exists: torch.Tensor = EXISTS
+    model: MLLMSeg,
+    features: ImageFeatures,
+    branches: list[list[Turn]] = BRANCHES,
+    exists: torch.Tensor = EXISTS,
+    names: tuple[int, ...] = (0, OUTSIDE, 1, UNNAMED, 0),
 ) -> Recording:
-    return record(model, *read(model, features, branches), targets(exists), flipped=True)
+    superpixels = len(features.superpixels)
+    labels = SuperpixelLabels(torch.tensor(names[:superpixels]), torch.ones(len(NAMES), dtype=torch.bool))
+    return record(model, features, *read(model, features, branches), targets(exists), labels, flipped=True)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +99,7 @@ def test_a_replay_is_the_forward_pass(model: MLLMSeg, features: ImageFeatures, t
     tokens, text = read(model, features, BRANCHES)
     expected = model([features], [tokens], [text]).images[0]
     recording_of(model, features).save(tmp_path / "r.safetensors")
-    found, lexicon = replay(model, features, Recording.load(tmp_path / "r.safetensors"))
+    found, lexicon = replay(model, Recording.load(tmp_path / "r.safetensors"))
     options = {"atol": TOLERANCE, "rtol": TOLERANCE}
     torch.testing.assert_close(found.exist_logits, expected.exist_logits, **options)
     torch.testing.assert_close(found.decision_superpixel_logits, expected.decision_superpixel_logits, **options)
@@ -100,11 +111,8 @@ def test_a_replay_is_the_forward_pass(model: MLLMSeg, features: ImageFeatures, t
     torch.testing.assert_close(lexicon.norm(dim=-1), torch.ones(5))
 
 
-def loss_of(model: MLLMSeg, features: list[ImageFeatures], names: list[torch.Tensor], **options: int) -> StepResult:
-    recordings = [recording_of(model, item) for item in features]
-    table = name_embeddings(model.mllm, ["cat", "dog"])
-    torch.manual_seed(0)
-    return point_loss(model, features, recordings, names, table, LossConfig(), **options)
+def loss_of(model: MLLMSeg, photos: list[ImageFeatures]) -> StepResult:
+    return point_loss(model, [recording_of(model, item) for item in photos], LossConfig())
 
 
 @pytest.fixture
@@ -113,44 +121,56 @@ def photos(features: ImageFeatures, make_features: Callable[..., ImageFeatures])
 
 
 def test_losses_of_every_kind(model: MLLMSeg, photos: list[ImageFeatures]) -> None:
-    names = [torch.tensor([0, UNNAMED, 1, 1, 0]), torch.tensor([UNNAMED, 0, UNNAMED])]
-    result = loss_of(model, photos, names, masks_per_step=1)
+    result = loss_of(model, photos)
     weights, figures = LossConfig(), result.figures
-    losses = (
-        "existence", "decision_pointer", "pointer_bce", "pointer_dice", "mask_bce", "mask_dice", "naming",
-    )  # fmt: skip
-    assert result.loss.item() == pytest.approx(sum(getattr(weights, name) * figures[name] for name in losses), rel=1e-5)
-    assert all(0 <= figures[name] <= 1 for name in ("pointer_iou", "mask_iou", "seg_recall", "naming_accuracy"))
+    losses = ("existence", "decision_pointer", "pointer_bce", "pointer_dice")
+    expected = sum(getattr(weights, name) * figures[name] for name in losses) + weights.naming * figures["lexicon"]
+    assert result.loss.item() == pytest.approx(expected, rel=1e-5)
+    assert all(0 <= figures[name] <= 1 for name in ("pointer_iou", "seg_recall", "lexicon_accuracy"))
 
 
-def test_the_naming_loss_reads_the_lexicon_of_named_superpixels(model: MLLMSeg, features: ImageFeatures) -> None:
-    names = torch.tensor([0, UNNAMED, 1, 1, UNNAMED])
-    figures = loss_of(model, [features], [names], masks_per_step=0).figures
+def test_the_lexicon_is_taught_what_each_superpixel_shows(model: MLLMSeg, features: ImageFeatures) -> None:
+    recording = recording_of(model, features)
+    assert (recording.names.tolist(), recording.scope.tolist()) == ([0, OUTSIDE, 1, UNNAMED, 0], [True, True])
     with torch.no_grad():
-        _, lexicon = replay(model, features, recording_of(model, features))
-        cosines = lexicon @ model.head.name(name_embeddings(model.mllm, ["cat", "dog"])).T
-    known = names != UNNAMED
-    expected = torch.nn.functional.cross_entropy(NAMING_SHARPNESS * cosines[known], names[known])
-    assert figures["naming"] == pytest.approx(expected.item(), rel=1e-5)
-    assert "naming" not in loss_of(model, [features], [torch.full((5,), UNNAMED)], masks_per_step=0).figures
+        _, lexicon = replay(model, recording)
+        expected = lexicon_loss(model.head, [lexicon], [SuperpixelLabels(recording.names, recording.scope)])
+    assert point_loss(model, [recording], LossConfig()).figures["lexicon"] == pytest.approx(expected.loss.item())
+    silent = recording_of(model, features, names=(UNNAMED,) * 5)
+    assert "lexicon" not in point_loss(model, [silent], LossConfig()).figures
 
 
-def test_only_the_first_photo_needs_image_embeddings(model: MLLMSeg, photos: list[ImageFeatures]) -> None:
-    names = [torch.full((5,), UNNAMED), torch.full((3,), UNNAMED)]
-    bare = [photos[0], replace(photos[1], image_embeddings=None)]
-    assert "mask_iou" in loss_of(model, bare, names, masks_per_step=1).figures
+def refine(model: MLLMSeg, photos: list[ImageFeatures], *, masks_per_photo: int = 1) -> StepResult:
+    recordings = [recording_of(model, item) for item in photos]
+    return refine_loss(model, photos, recordings, LossConfig(), masks_per_photo=masks_per_photo)
+
+
+def test_refining_needs_image_embeddings(model: MLLMSeg, photos: list[ImageFeatures]) -> None:
     with pytest.raises(ValueError, match="no image embeddings"):
-        loss_of(model, bare[::-1], names[::-1], masks_per_step=1)
-    assert "mask_iou" not in loss_of(model, bare[::-1], names[::-1], masks_per_step=0).figures
+        refine(model, [replace(photos[0], image_embeddings=None)])
 
 
-def test_the_gradient_reaches_the_whole_head_and_nothing_else(
-    tiny_config: ModelConfig, photos: list[ImageFeatures]
-) -> None:
+def test_refining_a_photo_without_targets_costs_nothing(model: MLLMSeg, features: ImageFeatures) -> None:
+    recording = recording_of(model, features, [BRANCHES[1]], EXISTS[1:2])
+    result = refine_loss(model, [features], [recording], LossConfig(), masks_per_photo=1)
+    assert result.loss.item() == 0
+    result.loss.backward()
+
+
+def learning(model: MLLMSeg) -> set[str]:
+    return {name for name, item in model.named_parameters() if item.grad is not None and item.grad.any()}
+
+
+def test_gradients_reach_what_each_stage_trains(tiny_config: ModelConfig, photos: list[ImageFeatures]) -> None:
     torch.manual_seed(0)
-    model = build_model(tiny_config).train()
+    model = build_model(named(tiny_config)).train()
     torch.nn.init.normal_(model.head.modulate.weight, std=0.1)  # zero at the start
-    names = [torch.tensor([0, UNNAMED, 1, 1, 0]), torch.tensor([UNNAMED, 0, UNNAMED])]
-    loss_of(model, photos, names, masks_per_step=1).loss.backward()
-    learning = {name for name, item in model.named_parameters() if item.grad is not None and item.grad.any()}
-    assert learning == {name for name, _ in model.named_parameters() if name.startswith("head.")}
+    head = {name for name, _ in model.named_parameters() if name.startswith("head.")}
+    prompt = {name for name in head if name.startswith(("head.prompt", "head.prior_weight"))}
+    loss_of(model, photos).loss.backward()
+    assert learning(model) == head - prompt
+    model.zero_grad()
+    result = refine(model, photos)
+    assert set(result.figures) == {"mask_bce", "mask_dice", "mask_iou", "loss"}
+    result.loss.backward()
+    assert learning(model) >= prompt

@@ -1,4 +1,4 @@
-"""Two of the three losses of training on parts made by hand."""
+"""The losses of training on parts made by hand."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mllmseg.data.conversation import ConversationEncoder
 from mllmseg.models.build import build_model
 from mllmseg.models.mllmseg import MLLMSeg
 from mllmseg.structures import ImageFeatures, Turn, VisualTokens
-from mllmseg.train.batch import UNNAMED, Targets
-from mllmseg.train.steps import NAMING_SHARPNESS, StepResult, instruct_loss, name_embeddings, naming_loss
+from mllmseg.train.batch import OUTSIDE, UNNAMED, SuperpixelLabels, Targets
+from mllmseg.train.steps import NAMING_SHARPNESS, StepResult, instruct_loss, lexicon_loss, naming_loss
 
 TABLE = torch.tensor([[2.0, 0.0], [0.0, 5.0]])
 
@@ -29,8 +29,12 @@ def tokens(*rows: list[float]) -> VisualTokens:
     return VisualTokens(torch.tensor(rows), torch.eye(len(rows)))
 
 
+def labels(*names: int, scope: tuple[bool, ...] = (True, True)) -> SuperpixelLabels:
+    return SuperpixelLabels(torch.tensor(names), torch.tensor(scope))
+
+
 def test_naming_loss_by_hand() -> None:
-    result = naming_loss([tokens([3.0, 0.0]), tokens([1.0, 1.0])], [torch.tensor([0]), torch.tensor([1])], TABLE)
+    result = naming_loss([tokens([3.0, 0.0]), tokens([1.0, 1.0])], [labels(0), labels(1)], TABLE)
     # Cosines 1 and 0, then 1/sqrt(2) twice.
     sure, unsure = math.log(1 + math.exp(-NAMING_SHARPNESS)), math.log(2)
     assert result.figures["naming"] == pytest.approx((sure + unsure) / 2, abs=1e-5)
@@ -41,27 +45,50 @@ def test_naming_loss_by_hand() -> None:
 
 def test_naming_reads_superpixels_through_their_assignment() -> None:
     shared = VisualTokens(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
-    result = naming_loss([shared], [torch.tensor([1, 0])], TABLE)
+    result = naming_loss([shared], [labels(1, 0)], TABLE)
     assert result.figures["naming_accuracy"] == 1
 
 
-def test_superpixels_without_a_name_do_not_count() -> None:
-    named = naming_loss([tokens([3.0, 1.0])], [torch.tensor([0])], TABLE)
-    both = naming_loss([tokens([3.0, 1.0], [-9.0, 2.0])], [torch.tensor([0, UNNAMED])], TABLE)
+@pytest.mark.parametrize("other", [UNNAMED, OUTSIDE])
+def test_superpixels_without_a_name_do_not_count(other: int) -> None:
+    named = naming_loss([tokens([3.0, 1.0])], [labels(0)], TABLE)
+    both = naming_loss([tokens([3.0, 1.0], [-9.0, 2.0])], [labels(0, other)], TABLE)
     assert both.loss.item() == pytest.approx(named.loss.item())
 
 
 def test_a_batch_without_names_costs_nothing() -> None:
-    result = naming_loss([tokens([3.0, 1.0])], [torch.tensor([UNNAMED])], TABLE)
+    result = naming_loss([tokens([3.0, 1.0])], [labels(UNNAMED)], TABLE)
     result.loss.backward()
     assert (result.loss.item(), result.figures) == (0, {})
 
 
-def test_name_embeddings_are_mean_word_embeddings(model: MLLMSeg) -> None:
-    table = name_embeddings(model.mllm, ["cat", "dog"])
-    ids = model.mllm.tokenizer(" cat", add_special_tokens=False)["input_ids"]
-    torch.testing.assert_close(table[0], model.mllm.word_embeddings()[ids].mean(0))
-    assert table.shape == (2, 32)
+class Lexicon:
+    """Answers for a head with a vocabulary of two names: the logits are the lexicon itself, none comes last."""
+
+    def name_logits(self, lexicon: torch.Tensor) -> torch.Tensor:
+        return lexicon
+
+
+def lexicon_loss_of(logits: list[list[float]], label: SuperpixelLabels) -> StepResult:
+    return lexicon_loss(Lexicon(), [torch.tensor(logits)], [label])  # type: ignore[arg-type]
+
+
+def test_the_lexicon_loss_by_hand() -> None:
+    weights = [[math.log(2), math.log(3), math.log(5)]]
+    for label, expected in (
+        (labels(1), 3 / 10),
+        (labels(OUTSIDE), 5 / 10),  # both names were looked for
+        (labels(OUTSIDE, scope=(True, False)), 8 / 10),  # it may still be the second
+    ):
+        assert lexicon_loss_of(weights, label).loss.item() == pytest.approx(-math.log(expected), abs=1e-5)
+    result = lexicon_loss_of(weights * 3, labels(1, OUTSIDE, UNNAMED))
+    assert result.figures["lexicon"] == pytest.approx(-math.log(3 / 10 * 5 / 10) / 2, abs=1e-5)
+    assert result.figures["lexicon_accuracy"] == 0, "of the named one alone: the logits say none"
+
+
+def test_superpixels_that_nothing_is_known_about_teach_the_lexicon_nothing() -> None:
+    result = lexicon_loss_of([[1.0, 2.0, 3.0]], labels(UNNAMED))
+    assert (result.loss.item(), result.figures) == (0, {})
 
 
 def loss_of(

@@ -76,8 +76,8 @@ def test_a_run_leaves_a_checkpoint_its_settings_and_its_figures(finished: Traine
 
 
 def test_held_out_photos_calibrate_and_are_not_trained_on(finished: Trainer) -> None:
-    assert [photo.id for photo in finished.holdout] == [3]
-    assert [photo.id for photo in finished.photos] == [1, 2]
+    assert [photo.id for photo in finished.data.holdout] == [3]
+    assert [photo.id for photo in finished.data.photos] == [1, 2]
     assert finished.model.head.get_buffer("calibration").tolist() != [1, 0]
 
 
@@ -105,7 +105,7 @@ def pointed(run_settings: Settings, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_the_point_stage_trains_the_head_alone_on_recordings(finished: Trainer, pointed: Trainer) -> None:
-    expected = {f"{photo.path.stem}-{number}.safetensors" for photo in pointed.photos for number in range(2)}
+    expected = {f"{photo.path.stem}-{number}.safetensors" for photo in pointed.data.photos for number in range(2)}
     assert {path.name for path in pointed.recordings.iterdir()} == expected, "no photo that is held out"
     readings = [Recording.load(pointed.recording_of(*reading)) for reading in pointed.readings()]
     assert [bool(reading.flipped) for reading in readings] == [False, False, True, True], "odd rounds are mirrored"
@@ -117,7 +117,8 @@ def test_the_point_stage_trains_the_head_alone_on_recordings(finished: Trainer, 
     # Up to there the run is the one without this stage.
     before, after = weights_of(finished), weights_of(pointed)
     changed = {name for name, tensor in after.items() if not tensor.equal(before[name])}
-    assert changed == {name for name in after if name.startswith("head.")}
+    prompt = ("head.prompt", "head.prior_weight")
+    assert changed == {name for name in after if name.startswith("head.") and not name.startswith(prompt)}
     facts = json.loads((pointed.out / "final" / "training.json").read_text())
     assert (facts["stage"], facts["step"]) == ("point", 4)
 
@@ -158,13 +159,26 @@ def test_another_seed_gives_another_run(finished: Trainer, run_settings: Setting
     assert not any(tensor.equal(other[name]) for name, tensor in weights_of(finished).items() if tensor.numel() > 1)
 
 
-def test_align_trains_the_projector_and_instruct_the_rest(run_settings: Settings, tmp_path: Path) -> None:
+def test_refine_trains_the_prompt_alone(pointed: Trainer, run_settings: Settings, tmp_path: Path) -> None:
+    refine = StageConfig(steps=2, batch_size=2, warmup_steps=1)
+    refined = run(run_settings(tmp_path, point=POINT, refine=refine, cache_workers=1))
+    before, after = weights_of(pointed), weights_of(refined)
+    changed = {name for name, tensor in after.items() if not tensor.equal(before[name])}
+    assert changed == {name for name in after if name.startswith(("head.prompt", "head.prior_weight"))}
+    facts = json.loads((refined.out / "final" / "training.json").read_text())
+    assert (facts["stage"], facts["step"]) == ("refine", 2)
+
+
+def test_align_trains_projector_and_lexicon_and_instruct_the_rest(run_settings: Settings, tmp_path: Path) -> None:
     trainer = run(run_settings(tmp_path), die=("align", 0))
     before = weights_of(trainer)
     del trainer.align_step  # healthy again
-    trainer.run_stage("align", trainer.config.align, trainer.model.projector.parameters(), trainer.align_step)
+    trained = [*trainer.model.projector.parameters(), *trainer.model.head.parameters()]
+    trainer.run_stage("align", trainer.config.align, trained, trainer.align_step)
     changed = {name for name, tensor in weights_of(trainer).items() if not tensor.equal(before[name])}
-    assert {name.split(".")[0] for name in changed} == {"projector"}
+    assert {name.split(".")[0] for name in changed} == {"projector", "head"}
+    of_the_head = {name.split(".")[1] for name in changed if name.startswith("head")}
+    assert of_the_head == {"lexicon", "word", "background"}
     after = weights_of(run(trainer.config, resume=True))
     idle = {name for name, tensor in after.items() if tensor.equal(before[name])}
     assert idle == set(), "every trained tensor moves"
@@ -217,11 +231,13 @@ def test_a_damaged_state_is_named(run_settings: Settings, tmp_path: Path) -> Non
 
 def test_an_epoch_goes_through_every_photo(finished: Trainer) -> None:
     stage = StageConfig(steps=9, batch_size=1)
-    epochs = [[finished.photos_of("align", stage, 2 * epoch + step)[0].id for step in range(2)] for epoch in range(20)]
+    epochs = [
+        [finished.data.photos_of("align", stage, 2 * epoch + step)[0].id for step in range(2)] for epoch in range(20)
+    ]
     assert all(sorted(epoch) == [1, 2] for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 2, "in an order of its own"
     wide = StageConfig(steps=9, batch_size=3)
-    flat: list[Photo] = [photo for step in range(2) for photo in finished.photos_of("align", wide, step)]
+    flat: list[Photo] = [photo for step in range(2) for photo in finished.data.photos_of("align", wide, step)]
     assert [photo.id for photo in flat] == [ident for epoch in epochs[:3] for ident in epoch]
 
 
