@@ -56,7 +56,7 @@ def predict(
             help="scored: P(exists) decides; free: the words do; teacher: [SEG] is placed, something always exists."
         ),
     ] = "scored",
-    shard: Annotated[str | None, typer.Option(help="Only part i of n of the images, as 1/4, 2/4, 3/4, 4/4.")] = None,
+    shard: Annotated[str | None, typer.Option(help="Only part i of n of the images, as 0/4, 1/4, 2/4, 3/4.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with --out where it exists.")] = False,
     checkpoint: Annotated[
         str | None,

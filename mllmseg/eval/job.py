@@ -131,7 +131,7 @@ def run_job(
     several = process.count > 1
     if several and job.shard is not None:
         raise ConfigError(f"--shard {job.shard}: {process.count} processes share the images already; leave it out")
-    shard = job.shard or Shard(process.rank + 1, process.count)
+    shard = job.shard or Shard(process.rank, process.count)
     check_queries(job.dataset, shard)
     manifest = job.manifest(model, shard)
     target = job.out
@@ -149,7 +149,7 @@ def run_job(
         with image_bar(f"{job.dataset.name} {job.mode}", images, shown=progress and process.rank == 0) as advance:
             predict(job.dataset, answerer, target, manifest, advance)
     if several and process.rank == 0:
-        parts = [shard_path(job.out, Shard(index, process.count)) for index in range(1, process.count + 1)]
+        parts = [shard_path(job.out, Shard(index, process.count)) for index in range(process.count)]
         wait_for_shards(parts)
         merge_predictions(job.out, parts)
         remove_shards(parts)

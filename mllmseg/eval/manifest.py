@@ -27,18 +27,18 @@ _IDENTITY = (
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `index` of `count`, counted from 1: every `count`-th image, by order of first appearance."""
+    """Part `index` of `count`, counted from 0 as ranks are: every `count`-th image, by order of first appearance."""
 
-    index: int = 1
+    index: int = 0
     count: int = 1
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Reads `i/n`. Raises ConfigError for anything else."""
         first, slash, second = text.partition("/")
-        if slash and first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second):
+        if slash and first.isdecimal() and second.isdecimal() and int(first) < int(second):
             return cls(int(first), int(second))
-        raise ConfigError(f"shard '{text}': write i/n with i from 1 to n, as 1/4, 2/4, 3/4, 4/4")
+        raise ConfigError(f"shard '{text}': write i/n with i from 0 to n - 1, as 0/4, 1/4, 2/4, 3/4")
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
@@ -157,7 +157,7 @@ def images_of(queries: Sequence[Query], shard: Shard) -> dict[str, list[int]]:
     images: dict[str, list[int]] = {}
     for place, query in enumerate(queries):
         images.setdefault(query.image, []).append(place)
-    chosen = list(images)[shard.index - 1 :: shard.count]
+    chosen = list(images)[shard.index :: shard.count]
     return {image: images[image] for image in chosen}
 
 

@@ -128,7 +128,7 @@ def _predict_image(
 
 
 def shard_path(out: pathlib.Path, shard: Shard) -> pathlib.Path:
-    """Where a process of several puts its part: `NAME.1-of-4.jsonl`."""
+    """Where a process of several puts its part: `NAME.0-of-4.jsonl`."""
     return out.with_name(f"{out.stem}.{shard.index}-of-{shard.count}{out.suffix}")
 
 

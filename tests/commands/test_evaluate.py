@@ -136,7 +136,7 @@ def test_scorers_are_named_in_any_way(run: Any, questions: Path, tmp_path: Path)
 def test_shards_on_the_command_line(run: Any, questions: Path, tmp_path: Path) -> None:
     run("predict", "--jsonl", questions, "--out", tmp_path / "whole.jsonl")
     shards = [tmp_path / "1.jsonl", tmp_path / "2.jsonl"]
-    for index, path in enumerate(shards, start=1):
+    for index, path in enumerate(shards):
         assert run("predict", "--jsonl", questions, "--out", path, "--shard", f"{index}/2")[0] == 0
     assert run("predict", "merge", tmp_path / "p.jsonl", *shards)[0] == 0
     assert (tmp_path / "p.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
@@ -162,7 +162,7 @@ def test_modes(run: Any, questions: Path, tmp_path: Path, mode: str, found: int)
         (["predict", "--data", "refcocoo", "--data-root", ".", "--out", "p"], "did you mean 'refcoco"),
         (["predict", "--data", "refcoco", "--out", "p"], "--data-root"),
         (["predict", "--jsonl", "no.jsonl", "--out", "p"], "no.jsonl: no such file"),
-        (["predict", "--jsonl", "{questions}", "--out", "p", "--shard", "0/2"], "write i/n with i from 1 to n"),
+        (["predict", "--jsonl", "{questions}", "--out", "p", "--shard", "2/2"], "write i/n with i from 0 to n - 1"),
         (["predict", "--jsonl", "{questions}", "--out", "p", "--image-root", "elsewhere"], "a.png"),
         (["predict", "--jsonl", "{questions}", "--out", "p", "--device", "tpu"], "device 'tpu'"),
         (["predict", "--jsonl", "{questions}", "--out", "{questions}"], "questions.jsonl: exists"),

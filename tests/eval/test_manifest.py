@@ -26,10 +26,11 @@ MADE_BY: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/", "/2", "a/b", "-1/2", "1/2/3", "", "1.0/2"])
-def test_a_shard_counts_from_one(text: str) -> None:
+@pytest.mark.parametrize("text", ["2/2", "3/2", "1", "1/", "/2", "a/b", "-1/2", "1/2/3", "", "1.0/2"])
+def test_a_shard_counts_from_zero(text: str) -> None:
     assert Shard.parse("2/3") == Shard(2, 3)
-    with pytest.raises(ConfigError, match="i from 1 to n"):
+    assert Shard.parse("0/1") == Shard()
+    with pytest.raises(ConfigError, match="i from 0 to n"):
         Shard.parse(text)
 
 
@@ -37,7 +38,7 @@ def test_a_shard_counts_from_one(text: str) -> None:
 @given(images=st.lists(st.sampled_from("abcdefg"), max_size=20), count=st.integers(1, 9))
 def test_shards_split_by_image(images: list[str], count: int) -> None:
     queries = [Query(str(index), image, "x", "", None) for index, image in enumerate(images)]
-    shards = [images_of(queries, Shard(index, count)) for index in range(1, count + 1)]
+    shards = [images_of(queries, Shard(index, count)) for index in range(count)]
     places = [place for shard in shards for item in shard.values() for place in item]
     assert sorted(places) == list(range(len(images))), "every query once"
     assert sum(len(shard) for shard in shards) == len(set(images)), "no image twice"
@@ -53,7 +54,7 @@ def test_runs_are_short() -> None:
 
 
 def test_it_is_read_back(made_up: Any, tmp_path: Path) -> None:
-    manifest = describe(made_up, Shard(1, 2), **MADE_BY)
+    manifest = describe(made_up, Shard(0, 2), **MADE_BY)
     assert manifest.positions == [0, 2, 3, 5]  # a.png and sub/c.png
     assert not manifest.complete
     manifest.finished().save(tmp_path / "p.jsonl")

@@ -97,7 +97,7 @@ def test_an_image_half_done_is_asked_all_its_sentences(made_up: Any, fake: Any, 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 6])
 def test_merged_shards_are_the_whole(made_up: Any, fake: Any, tmp_path: Path, whole: Path, count: int) -> None:
-    shards = [Shard(index, count) for index in range(count, 0, -1)]
+    shards = [Shard(index, count) for index in reversed(range(count))]
     paths = [shard_path(tmp_path / "p.jsonl", shard) for shard in shards]
     for path, shard in zip(paths, shards, strict=True):
         run(made_up, fake(), path, shard)
@@ -111,10 +111,10 @@ def test_merged_shards_are_the_whole(made_up: Any, fake: Any, tmp_path: Path, wh
 
 def test_what_cannot_be_merged(made_up: Any, fake: Any, tmp_path: Path) -> None:
     first, second, other = (tmp_path / name for name in ("1", "2", "3"))
-    for path, shard in ((first, Shard(1, 2)), (second, Shard(2, 2)), (other, Shard(1, 2))):
+    for path, shard in ((first, Shard(0, 2)), (second, Shard(1, 2)), (other, Shard(0, 2))):
         run(made_up, fake(), path, shard)
     for paths, message in (
-        ([first], "shards 1/2 hold 4 lines, 4 different ones, of 7"),
+        ([first], "shards 0/2 hold 4 lines, 4 different ones, of 7"),
         ([first, first], "hold 8 lines, 4 different ones, of 7"),
         ([first, tmp_path / "no"], "no.meta.json: no such file"),
     ):
@@ -125,7 +125,7 @@ def test_what_cannot_be_merged(made_up: Any, fake: Any, tmp_path: Path) -> None:
         merge_predictions(tmp_path / "out", [second, other])
     content = second.read_bytes()
     second.write_bytes(content[: content.rindex(b"\n", 0, -1) + 1])
-    with pytest.raises(DataError, match="2: 2 lines, but shard 2/2 has 3"):
+    with pytest.raises(DataError, match="2: 2 lines, but shard 1/2 has 3"):
         merge_predictions(tmp_path / "out", [first, second])
     second.write_bytes(content * 2)
     with pytest.raises(DataError, match="one line more than the 3"):
@@ -139,7 +139,7 @@ def test_what_cannot_be_merged(made_up: Any, fake: Any, tmp_path: Path) -> None:
 def test_unfinished_shards_are_not_merged(made_up: Any, fake: Any, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(made_up, fake(1), tmp_path / "1")
-    with pytest.raises(DataError, match="1: shard 1/1 is not finished"):
+    with pytest.raises(DataError, match="1: shard 0/1 is not finished"):
         merge_predictions(tmp_path / "out", [tmp_path / "1"])
 
 
@@ -149,7 +149,7 @@ def test_an_existing_file_is_refused(made_up: Any, fake: Any, tmp_path: Path, wh
     manifest = describe(made_up, Shard(), **MADE_BY | {"mode": "free"})
     with pytest.raises(DataError, match="mode is 'scored', not 'free'"):
         claim(whole, manifest, resume=True)
-    with pytest.raises(DataError, match="shard is 1/1, not 1/2"):
+    with pytest.raises(DataError, match="shard is 0/1, not 1/2"):
         run(made_up, fake(), whole, Shard(1, 2), resume=True)
     (tmp_path / "theirs.jsonl").write_text("{}\n")
     with pytest.raises(DataError, match=r"theirs\.jsonl\.meta\.json: no such file, so nobody knows what made"):
@@ -181,7 +181,7 @@ def test_what_would_stop_a_run_is_found_at_once(make_dataset: Callable[..., Any]
     dataset = make_dataset([("a.png", "the dog", True), ("b.png", " ", True)])
     with pytest.raises(DataError, match=r"made-up\.json: query 'made-up/0/1': the question is empty"):
         check_queries(dataset, Shard())
-    check_queries(dataset, Shard(1, 2))  # what other processes ask is theirs to check
+    check_queries(dataset, Shard(0, 2))  # what other processes ask is theirs to check
     (tmp_path / "images" / "a.png").unlink()
     with pytest.raises(DataError, match=r"a\.png: no such image"):
         check_queries(dataset, Shard())
