@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mllmseg.commands import evaluate
 from mllmseg.commands.chat import chat
+from mllmseg.commands.data import data_app
 from mllmseg.errors import MLLMSegError
 
 if TYPE_CHECKING:
@@ -27,6 +29,10 @@ app = typer.Typer(
 weights_app = typer.Typer(help="Pre-trained weights: list, fetch, verify.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
 app.command("chat")(chat)
+app.add_typer(data_app, name="data")
+app.add_typer(evaluate.predict_app, name="predict")
+app.command("score")(evaluate.score)
+app.add_typer(evaluate.eval_app, name="eval")
 
 ProgressOption = Annotated[
     bool | None,

@@ -260,3 +260,23 @@ class TrainConfig(Config):
     val_photos: int = pydantic.Field(40, ge=0)
     checkpoint_every: int = pydantic.Field(250, ge=1)
     cache_workers: int = pydantic.Field(2, ge=1)
+
+
+class EvalConfig(Config):
+    """One evaluation: predictions of each mode, their scores, and a report, in the folder `out`.
+
+    `dataset` is NAME or NAME:SPLIT below `data_root`, or `jsonl:FILE` with images below `image_root`; `checkpoint` a
+    folder or hub id, None for the model inside the package; `scorers` names, none for all.
+    """
+
+    dataset: str
+    data_root: str | None = None
+    image_root: str | None = None
+    checkpoint: str | None = None
+    out: str
+    modes: tuple[Literal["scored", "free", "teacher"], ...] = pydantic.Field(("scored", "teacher"), min_length=1)
+    scorers: tuple[str, ...] = ()
+    threshold: float = pydantic.Field(0.5, ge=0, le=1)
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: int | None = pydantic.Field(None, ge=1)

@@ -5,8 +5,10 @@ Heavy libraries are imported inside, so that the tests of the command line stay 
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -65,6 +67,23 @@ def _save_language_model(folder: Path, *, family: str = "llama", **changes: Any)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **(settings | changes)))
     model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def miniatures() -> ModuleType:
+    """tests/data/miniatures.py: small datasets in their authors' formats."""
+    spec = importlib.util.spec_from_file_location("miniatures", Path(__file__).parent / "data" / "miniatures.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def write_miniature(miniatures: ModuleType) -> Callable[[str, Path], None]:
+    """`(name, root)` writes a miniature of the dataset `name`; `root` is its data root."""
+    return miniatures.write_miniature
 
 
 @pytest.fixture(scope="session")

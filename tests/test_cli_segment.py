@@ -176,7 +176,8 @@ def test_a_missing_query_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.weights
 @pytest.mark.skipif(not pretrained.embedded_checkpoint().is_dir(), reason="no trained parameters in this checkout yet")
 def test_from_the_shell_with_the_embedded_model(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mllmseg.cli", "segment", str(PHOTO), "the cat", "--json", "--device", "cpu"]
+    photo = PHOTO.with_name("astronaut.jpg")
+    command = [sys.executable, "-m", "mllmseg.cli", "segment", str(photo), "the person", "--json", "--device", "cpu"]
     done = subprocess.run(
         [*command, "--mask", str(tmp_path / "mask.png")], capture_output=True, text=True, check=True, timeout=300
     )

@@ -15,7 +15,7 @@ import typer
 import yaml
 
 from mllmseg.cli import app
-from mllmseg.config import Config, ModelConfig, SuperpixelConfig, TrainConfig
+from mllmseg.config import Config, EvalConfig, ModelConfig, SuperpixelConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -33,7 +33,11 @@ NOT_YET = (
 OTHERS = ("out/", "runs/", ".venv", "docs/panel/", "mllmseg/a/b.py", "tests/a/test_b.py")
 FOLDERS = ("mllmseg", "configs", "scripts", "docs", "tests", "benchmarks", "examples", "demo", ".ci")
 # Pages whose tables have a column "key", and the settings these belong to.
-SETTINGS: dict[str, type[Config]] = {"docs/training.md": TrainConfig, "docs/weights.md": ModelConfig}
+SETTINGS: dict[str, type[Config]] = {
+    "docs/training.md": TrainConfig,
+    "docs/weights.md": ModelConfig,
+    "docs/evaluation.md": EvalConfig,
+}
 
 
 def text_of(page: Path) -> str:
@@ -92,6 +96,8 @@ def script_options(path: str) -> set[str]:
 def check_mllmseg(words: list[str]) -> None:
     command: Any = typer.main.get_command(app)
     while words and hasattr(command, "commands") and not words[0].startswith("-"):
+        if "run" in command.commands and words[0] not in command.commands:
+            words.insert(0, "run")  # `mllmseg eval CONFIG` means `mllmseg eval run CONFIG`
         names = words.pop(0).split("|")  # as in `mllmseg weights list|fetch|verify`
         assert set(names) <= command.commands.keys(), f"mllmseg has no command {names}, only {sorted(command.commands)}"
         command = command.commands[names[0]]

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from mllmseg.eval.metrics.base import Interval, Sample, bootstrap, score_all
-from mllmseg.eval.metrics.existence import ExistenceMetric, balanced_accuracy
-from mllmseg.eval.metrics.gres import GresMetric
+from mllmseg.eval.metrics.base import Sample, score_all
+from mllmseg.eval.metrics.bootstrap import Interval, bootstrap
+from mllmseg.eval.metrics.existence import ExistenceScorer, balanced_accuracy
+from mllmseg.eval.metrics.gres import GresScorer
 from mllmseg.eval.rows import Row
 
 TEMPLATE = "template"
@@ -123,8 +124,8 @@ def _group(rows: Sequence[Row]) -> Group:
         accepted=_mean(float(row.exists) for row in masked),
         existence=bootstrap([row.image for row in rows], lambda i: balanced_accuracy(labels[i], decisions[i])),
         box_iou=_interval(boxed, lambda row: row.box_iou or 0.0),
-        gres=score_all(GresMetric(), [s for s, row in zip(samples, rows, strict=True) if row.I is not None]),
-        calibration=score_all(ExistenceMetric(), samples),
+        gres=score_all(GresScorer(), [s for s, row in zip(samples, rows, strict=True) if row.I is not None]),
+        calibration=score_all(ExistenceScorer(), samples),
         num_negatives=int((~labels).sum()),
     )
 

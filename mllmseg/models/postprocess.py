@@ -130,6 +130,38 @@ def decode_rle(rle: dict[str, Any]) -> Tensor:
             packed = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
         else:
             packed = {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts}
+            if (total := _compressed_total(packed["counts"])) != height * width:
+                raise ValueError(f"counts sum to {total}, not {height} x {width}")
         return torch.from_numpy(np.ascontiguousarray(coco_mask.decode(packed))).bool()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"not a COCO run-length code ({error}): {str(rle)[:80]}") from error
+
+
+def _compressed_total(counts: bytes) -> int:
+    """The pixels that a compressed code covers; pycocotools fills what a short one leaves with whatever was there.
+
+    Five bits a character, the sixth says that the number goes on, and from the fourth number on each is given as the
+    difference to the one before the last (cocoapi, `rleFrString`).
+
+    Raises:
+        ValueError: the code is damaged.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for byte in counts:
+        bits = byte - 48
+        if not 0 <= bits < 64:
+            raise ValueError(f"character {chr(byte)!r} in counts")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        if runs[-1] < 0:
+            raise ValueError("a negative run in counts")
+        value = shift = 0
+    if shift:
+        raise ValueError("counts end within a number")
+    return sum(runs)

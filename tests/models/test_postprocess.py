@@ -87,6 +87,16 @@ def test_damaged_codes_are_refused(rle):
         decode_rle(rle)
 
 
+@pytest.mark.parametrize(
+    "counts", ["", "5", "92", "922070", "9220", "9220\x00", "z", "9220é", "o", "ooooooooo1"], ids=repr
+)
+def test_a_code_that_does_not_fill_its_mask_is_refused(counts):
+    """pycocotools itself returns uninitialised memory for the short ones."""
+    assert decode_rle({"size": [4, 6], "counts": "92207"}).sum() == 4
+    with pytest.raises(DataError, match="run-length"):
+        decode_rle({"size": [4, 6], "counts": counts})
+
+
 def test_encoding_takes_one_mask():
     with pytest.raises(DataError, match="one mask"):
         encode_rle(np.zeros((1, 2, 3), bool))

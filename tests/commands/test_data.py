@@ -1,0 +1,101 @@
+"""`mllmseg data` as a user meets it: exit codes, what goes to which stream, what is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mllmseg.cli import app
+from mllmseg.data.published import PUBLISHED, Published
+
+Writer = Callable[[str, Path], None]
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["data", *map(str, arguments)], catch_exceptions=False)
+    return result.exit_code, result.output
+
+
+def test_check(tmp_path: Path, write_miniature: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_miniature("riscq", tmp_path)
+    monkeypatch.setitem(PUBLISHED, ("riscq", "all"), Published(3, 3, 3))
+    code, output = run("check", tmp_path, "--masks")
+    assert code == 0
+    assert "3 images       3 refs        3 sentences: 3 with a target, 0 without" in output
+    assert "as published" in output
+    assert "refcoco: put refs(unc).p and instances.json into refer_seg/refcoco/" in output
+    assert "1 of 17 datasets found" in output
+    (tmp_path / "coco/train2017/000000000073.jpg").unlink()
+    code, output = run("check", tmp_path, "--dataset", "riscq")
+    assert code == 1
+    assert "1 image files are missing" in output
+    code, output = run("check", tmp_path, "--json")
+    assert code == 1
+    (riscq,) = [report for report in json.loads(output) if not report["absent"]]
+    assert riscq["wrong"]
+    assert [split["sentences"] for split in riscq["splits"]] == [3, 2]
+
+
+def test_leaks(tmp_path: Path, write_miniature: Writer) -> None:
+    write_miniature("refcoco", tmp_path)
+    write_miniature("coco-mini", tmp_path)
+    code, output = run("leaks", "coco-mini:train", "refcoco:val", "--data-root", tmp_path)
+    assert code == 1
+    assert "coco 9: 000000000009.webp | COCO_train2014_000000000009.jpg" in output
+    assert "1 of 2 test images are in coco-mini:train" in output
+    code, output = run("leaks", "coco-mini:train", "refcoco:val", "--data-root", tmp_path, "--json")
+    assert [leak["photo"] for leak in json.loads(output)] == ["coco 9"]
+    code, output = run("leaks", "coco-mini:train", "coco-mini:val", "--data-root", tmp_path)
+    assert code == 0
+    assert output == "0 of 1 test images are in coco-mini:train\n"
+
+
+def test_convert(tmp_path: Path, write_miniature: Writer) -> None:
+    write_miniature("coco-mini", tmp_path)
+    source, out = tmp_path / "coco-mini/instances_val.json", tmp_path / "own.jsonl"
+    result = CliRunner().invoke(app, ["data", "convert", "coco", str(source), str(out)])
+    assert result.stdout == f"{out}: 1 sentences about 1 images\n"
+    assert result.stderr == "left out: 1 boxes without a mask\n"
+
+
+def test_clean_riscq(tmp_path: Path, write_miniature: Writer) -> None:
+    write_miniature("riscq", tmp_path)
+    source, out = tmp_path / "riscq/sub_ris.json", tmp_path / "clean.json"
+    (tmp_path / "seen.txt").write_text("COCO_train2014_000000000075.jpg\n")
+    code, output = run("clean-riscq", source, out, "--against", tmp_path / "seen.txt")
+    assert code == 0
+    before = json.loads(source.read_text())
+    assert json.loads(out.read_text()) == [before[0], before[2]]
+    assert "record 1: more than one paragraph: The blue block" in output
+    assert "3 of 3 images are COCO training images" in output
+    assert f"1 of 3 images are in {tmp_path / 'seen.txt'}" in output
+    assert f"{out}: 2 of 3 sentences" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("check", "nowhere"), "nowhere: no such folder"),
+        (("check", ".", "--dataset", "refcocoo"), "unknown dataset 'refcocoo': did you mean 'refcoco'"),
+        (("leaks", "refcoco", "riscq"), "--data-root"),
+        (("convert", "coco", "nowhere.json", "out.jsonl"), "nowhere.json: no such file"),
+        (("clean-riscq", "nowhere.json", "out.json"), "nowhere.json: no such file"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, arguments: tuple[str, ...], problem: str) -> None:
+    root = Path(__file__).parents[2]
+    answer = subprocess.run(
+        [sys.executable, "-m", "mllmseg.cli", "data", *arguments],
+        capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert answer.stderr.count("\n") == 1
+    assert problem in answer.stderr
