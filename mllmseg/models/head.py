@@ -16,6 +16,8 @@ from mllmseg.constants import SAM_EMBEDDING_DIM
 
 # Prior logits are painted within ±this value: SAM's mask prompts are trained on logits of about this range.
 PRIOR_LIMIT = 12.0
+# A superpixel that is in or out is so by at least this logit, lest SAM's decoder speckle what hangs in the balance.
+CHOICE_MARGIN = 1.0
 # Cosines of superpixels and words are multiplied by this before they compete in a softmax.
 LEXICON_SHARPNESS = 10.0
 # A superpixel that shows something else loses at most this much: the vocabulary may lack what is asked for.
@@ -222,7 +224,7 @@ def maximise_expected_iou(superpixel_logits: Tensor, areas: Tensor) -> Tensor:
         areas: `[S]` pixels.
 
     Returns:
-        `[N, S]`, in the same order within each row.
+        `[N, S]`, in the same order within each row, and at least `CHOICE_MARGIN` from zero.
     """
     ordered, order = superpixel_logits.float().sort(dim=1, descending=True)
     weights = (areas.float() / areas.sum())[order]
@@ -231,7 +233,8 @@ def maximise_expected_iou(superpixel_logits: Tensor, areas: Tensor) -> Tensor:
     union = weights.cumsum(1) + expected.sum(1, keepdim=True) - intersection
     last = (intersection / union).argmax(1, keepdim=True)
     below = torch.cat([ordered, ordered[:, -1:] - 2], dim=1).gather(1, last + 1)
-    return superpixel_logits - (ordered.gather(1, last) + below) / 2
+    shifted = superpixel_logits - (ordered.gather(1, last) + below) / 2
+    return shifted + shifted.sign() * CHOICE_MARGIN
 
 
 def paint(superpixel_logits: Tensor, label_map: Tensor, size: int) -> Tensor:

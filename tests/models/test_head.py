@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mllmseg.config import HeadConfig
 from mllmseg.models.head import (
+    CHOICE_MARGIN,
     LEXICON_SHARPNESS,
     MAX_UNLIKENESS,
     PRIOR_LIMIT,
@@ -298,6 +299,7 @@ def test_expected_iou_is_the_best_of_all_sets_of_most_probable_regions() -> None
     logits, areas = torch.randn(20, 7, generator=generator), torch.rand(7, generator=generator) + 0.1
     shifted = maximise_expected_iou(logits, areas)
     assert torch.equal(shifted.argsort(1), logits.argsort(1))
+    assert shifted.abs().min() >= CHOICE_MARGIN
     weighted = areas * logits.sigmoid()
 
     def score(chosen: torch.Tensor, row: torch.Tensor) -> float:
