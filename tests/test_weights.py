@@ -227,7 +227,8 @@ def test_index_credentials_are_sent_to_the_same_host_only(monkeypatch: pytest.Mo
 
 
 SCRIPT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell leaves it ignored
 sys.path.insert(0, {tests!r})
 from mllmseg import weights
 weights.WEIGHTS = {{"toy": weights.Weights(**{fields!r}, sources=tuple(weights.Source(*s) for s in {sources!r}))}}

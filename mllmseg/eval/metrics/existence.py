@@ -148,7 +148,7 @@ def best_threshold(labels: Labels, scores: Scores, weights: Scores | None = None
         halves.append(rejected[1] / negatives.sum())
     accuracies = sum(halves) / len(halves)
     best = float(np.max(accuracies))
-    equal = candidates[accuracies == best]
+    equal = candidates[np.isclose(accuracies, best, rtol=0, atol=1e-12)]  # equal but for the order of a sum
     return float(equal[np.argmin(np.abs(equal - 0.5))]), best
 
 
