@@ -15,7 +15,7 @@ from mllmseg.constants import SAM_EMBEDDING_STRIDE
 from mllmseg.data.datasets.coco_mini import Photo
 from mllmseg.data.mixture import Sample
 from mllmseg.models.losses import superpixel_coverage
-from mllmseg.structures import ImageFeatures, Superpixels
+from mllmseg.structures import ImageFeatures, Movable, Superpixels
 from mllmseg.train.cache import CachedPhoto
 
 # A superpixel bears the name of a category that covers it this much, and shows nothing that was labelled below that.
@@ -25,7 +25,7 @@ UNNAMED, OUTSIDE = -1, -2
 
 
 @dataclass(frozen=True)
-class Targets:
+class Targets(Movable):
     """What the model should say about one photo.
 
     Attributes:
@@ -38,7 +38,7 @@ class Targets:
 
 
 @dataclass(frozen=True)
-class RegionTargets:
+class RegionTargets(Movable):
     """The same, counted in superpixels.
 
     Attributes:
@@ -55,7 +55,7 @@ class RegionTargets:
 
 
 @dataclass(frozen=True)
-class SuperpixelLabels:
+class SuperpixelLabels(Movable):
     """What the labels say each superpixel shows.
 
     Attributes:

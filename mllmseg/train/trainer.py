@@ -1,318 +1,287 @@
-"""Single-process training: align the visual tokens, instruct the whole, point with the head, refine masks, save all.
+"""A run: align the visual tokens, instruct the whole, point with the head, refine masks, calibrate, save all.
 
-All chance of a step follows from the seed, the stage and the step's number, so that a resumed run repeats the run that
-was never stopped, bit for bit on one CPU process, without saving the state of any generator.
+All chance follows from the seed, the stage and a sample's number in it, so that a resumed run repeats the run that was
+never stopped, and many processes read what one would, without saving the state of any generator.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import math
 import multiprocessing
 import os
 import pathlib
-import pickle
-import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from mllmseg import __version__
-from mllmseg.config import Config, ModelConfig, StageConfig, TrainConfig
-from mllmseg.constants import REJ_TOKEN, SEG_TOKEN
-from mllmseg.data.conversation import ConversationEncoder
-from mllmseg.data.datasets.coco_mini import Photo
-from mllmseg.errors import CheckpointError, ConfigError, DataError
+from mllmseg.config import ModelConfig, TrainConfig
+from mllmseg.errors import ConfigError, DataError, InterruptedRunError, TrainingError
 from mllmseg.models.allocator import keep_freed_memory
 from mllmseg.models.build import build_model
 from mllmseg.models.checkpoint import load_trained_state, save_checkpoint, trained_state
 from mllmseg.models.mllmseg import MLLMSeg
-from mllmseg.models.pooling import pool_superpixels
-from mllmseg.structures import ImageFeatures, Turn
-from mllmseg.train.batch import mirror, sample_targets
+from mllmseg.train import sharing
 from mllmseg.train.cache import FeatureCache
-from mllmseg.train.calibration import fit_platt
+from mllmseg.train.calibration import existence_logits, fit_platt
+from mllmseg.train.checkpoints import Checkpoints, Progress
+from mllmseg.train.engine import Engine
+from mllmseg.train.journal import Journal
 from mllmseg.train.logging import RunLog
-from mllmseg.train.optim import build_optimizer, learning_rate
-from mllmseg.train.pointing import Recording, record
+from mllmseg.train.optim import build_optimizer, learning_rate, set_learning_rate
+from mllmseg.train.preemption import StopRequest
+from mllmseg.train.readings import Readings
+from mllmseg.train.run_folder import claim, folder_problem
+from mllmseg.train.runners import Figures, Runner
 from mllmseg.train.source import TrainingData
-from mllmseg.train.steps import StepResult, instruct_loss, lexicon_loss, naming_loss, point_loss, refine_loss
+from mllmseg.train.stage_module import StageModule, place, prepare_precision
+from mllmseg.train.stages import STAGE_NAMES, STAGES, Stage
+from mllmseg.train.steps import LOSSES
 from mllmseg.train.validation import validate
 
 log = logging.getLogger(__name__)
-STAGES = ("align", "instruct", "point", "refine")
-STATE_FILE, SETTINGS_FILE, MODEL_SETTINGS_FILE = "state.pt", "train.yaml", "model.yaml"
+VAL_FIGURE = "giou_positives"  # what the checkpoint in `best` is best in
 
 
 class Trainer:
-    """One run in one folder."""
+    """One run in one folder, or this process's part of it."""
 
     def __init__(self, config: TrainConfig, *, resume: bool = False) -> None:
-        """Reads the data and builds the model.
+        """Joins the other processes, reads the data and builds the model.
 
         Raises:
-            ConfigError: the run folder holds a run and `resume` is false, resuming finds none or other settings, or no
-                photo is left to train on.
+            ConfigError: the run folder holds a run and `resume` is false, resuming finds none or other settings, the
+                processes or their number do not fit the settings, or no photo is left to train on.
             CheckpointError: the state to resume from is damaged.
         """
         self.config = config
         self.out = pathlib.Path(config.out)
+        self.engine = Engine(config.engine, config.precision)
+        self.stages = [stage for stage in STAGES if getattr(config, stage.name).steps]
+        for stage in self.stages:
+            sharing.check_batch(self.engine, stage.name, getattr(config, stage.name).batch_size)
         model_config = ModelConfig.from_yaml(config.model)
         self.data = TrainingData(config, model_config)
         head = model_config.head.model_copy(update={"vocabulary": self.data.vocabulary})
         self.model_config = model_config.model_copy(update={"head": head})
-        self._check_folder(resume)
-        torch.manual_seed(config.seed)
-        self.model = build_model(self.model_config)
-        prepare_precision(self.model, config.precision)
-        self.encoder = ConversationEncoder(self.model.mllm.tokenizer, self.model_config.language_model.system_prompt)
-        self.recordings = self.out / "recordings"
-        self.seconds = 0.0
-        self.start = (STAGES[0], 0)
-        self.optimizer: torch.optim.Optimizer | None = None
-        self._resumed: dict[str, Any] | None = self._load_state() if resume else None
-        if not resume:  # only now: a run that cannot even start occupies no folder
-            self._claim_folder()
+        problem = folder_problem(self.out, config, self.model_config, resume=resume) if self.engine.is_main else None
+        if problem := self.engine.gather(problem)[0]:
+            raise ConfigError(problem)
+        self.model = self._build()
+        self.checkpoints = Checkpoints(self.out / "checkpoints", config.keep_checkpoints)
+        self.readings = Readings(self.out / "recordings", config, self.data)
+        self.journal = Journal(self.out / "journal.jsonl")
+        self.progress = Progress(STAGE_NAMES[0], 0, 0.0)
+        self._optimizer_state: dict[str, torch.Tensor] = {}
+        if resume:
+            self._load()
+        elif self.engine.is_main:  # only now: a run that cannot even start occupies no folder
+            claim(self.out, config, self.model_config)
 
     def run(self) -> pathlib.Path:
         """Trains every stage that is not done yet; returns the folder of the final checkpoint."""
-        self.data.fill_cache()
-        self.log = RunLog(self.out)
-        config, head = self.config, self.model.head
-        self.run_stage("align", config.align, [*self.model.projector.parameters(), *head.parameters()], self.align_step)
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.run_stage("instruct", config.instruct, trained, self.instruct_step)
-        if config.point.steps or config.refine.steps:
-            self.record()
-        self.run_stage("point", config.point, head.parameters(), self.point_step)
-        self.run_stage("refine", config.refine, [*head.prompt.parameters(), head.prior_weight], self.refine_step)
-        self.calibrate()
+        if self.engine.is_main:
+            self.checkpoints.clean()
+            self.journal.rewind(self.progress.stage, self.progress.step)
+            self.data.fill_cache()
+        self.engine.barrier()
+        self.log = RunLog(self.out) if self.engine.is_main else None
+        for stage in self.stages:
+            if STAGE_NAMES.index(stage.name) >= STAGE_NAMES.index(self.progress.stage):
+                if stage.recorded:
+                    self.record()
+                self.run_stage(stage(self.config, self.data, self.model, self.readings))
+        self._calibrate()
         final = self.out / "final"
-        last = [name for name in STAGES if getattr(config, name).steps][-1]
-        save_checkpoint(self.model, final, training=self.training_facts(last, getattr(config, last).steps))
+        if self.engine.is_main:
+            save_checkpoint(self.model, final, training=self.training_facts())
+        self.engine.barrier()
         return final
 
-    def run_stage(
-        self,
-        name: str,
-        stage: StageConfig,
-        parameters: Iterable[nn.Parameter],
-        step_fn: Callable[[list[Photo], random.Random], StepResult],
-    ) -> None:
+    def run_stage(self, stage: Stage) -> None:
         """One stage from where the run stands to its end."""
-        if STAGES.index(name) < STAGES.index(self.start[0]):
+        settings = stage.settings
+        first = self.progress.step if self.progress.stage == stage.name else 0
+        if first >= settings.steps:
             return
-        parameters = list(parameters)
-        self.optimizer = build_optimizer(parameters, stage)
-        first = self.start[1] if name == self.start[0] else 0
-        if first and self._resumed is not None:
-            self.optimizer.load_state_dict(self._resumed["optimizer"])
-        self.model.train()
-        began = time.perf_counter()
-        for step in range(first, stage.steps):
-            rng = step_rng(self.config.seed, name, step)
-            result = step_fn(self.data.photos_of(name, stage, step), rng)
-            rate = learning_rate(stage, step)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.zero_grad(set_to_none=True)
-            result.loss.backward(inputs=parameters)
-            nn.utils.clip_grad_norm_(parameters, stage.max_grad_norm)
-            self.optimizer.step()
-            self.log.add(result.figures | {"learning_rate": rate})
-            self._after_step(name, stage, step + 1, began)
-        self.seconds += time.perf_counter() - began
+        with stage.training() as parameters, StopRequest() as request:
+            optimizer, module = build_optimizer(parameters, settings), StageModule(stage, parameters)
+            runner = self.engine.prepare(module, parameters, optimizer, settings, shard="mllm" in stage.modules)
+            if first and self._optimizer_state:
+                runner.load_optimizer_state(self._optimizer_state)
+            self.model.train()
+            for step in range(first, settings.steps):
+                began = time.perf_counter()
+                self._step(stage, step, runner, request)
+                seconds = self.progress.seconds + time.perf_counter() - began
+                self.progress = replace(self.progress, stage=stage.name, step=step + 1, seconds=seconds)
+                self._after_step(stage, step + 1, runner)
+        self._sharded = self.engine.shards_model and "mllm" in stage.modules
 
-    def align_step(self, photos: list[Photo], rng: random.Random) -> StepResult:
-        """Visual tokens and the head's lexicon towards the words for what they show."""
-        features, labels = [], []
-        for photo in photos:
-            cached = self.data.cache.read(photo, embeddings=False)
-            item = as_float(cached.features)
-            labels.append(self.data.labels(photo, cached))
-            features.append(mirror(item) if rng.random() < self.config.data.flip else item)
-        head = self.model.head
-        lexicon = [head.look_up(pool_superpixels(item.patch_features, item.superpixels)) for item in features]
-        named = lexicon_loss(head, lexicon, labels)
-        naming = naming_loss([self.model.project(item) for item in features], labels, head.get_buffer("vocabulary"))
-        return StepResult(naming.loss + named.loss, naming.figures | named.figures)
+    def _step(self, stage: Stage, step: int, runner: Runner, request: StopRequest) -> None:
+        """Reads this process's share of a batch, adds up all gradients, updates."""
+        settings, seed = stage.settings, self.config.seed
+        photos = self.data.photos_of(stage.name, settings, step)
+        parts = [
+            [
+                stage.read(photos[number], sharing.sample_rng(seed, stage.name, step * settings.batch_size + number))
+                for number in numbers
+            ]
+            for numbers in sharing.share(self.engine, len(photos))
+        ]
+        foreseen = stage.counts([item for part in parts for item in part])
+        counts, signal = sharing.agree(self.engine, foreseen, request.signal)
+        if signal:
+            self._stop(stage, step, runner, signal)
+        sharing.seed_dropout(seed, stage.name, step, self.engine.rank)
+        rate = learning_rate(settings, step)
+        set_learning_rate(runner.optimizer, rate)
+        found = runner.backpropagate([([item.to(self.engine.device) for item in part], counts) for part in parts])
+        figures = sharing.means(self.engine, found, foreseen)
+        figures["loss"] = sum(stage.weights[name] * figures[name] for name in LOSSES if name in figures)
+        ids = [photo.id for photo in photos]
+        self._check(stage, step, figures["loss"], found, ids)
+        figures |= {"grad_norm": runner.step(), "learning_rate": rate}
+        if self.config.precision != "float16":  # where an infinite gradient only makes its scale smaller
+            self._check(stage, step, figures["grad_norm"], found, ids, limit=math.inf)
+        if self.log is not None:
+            self.log.add(figures)
+            told = {name: figures[name] for name in ("loss", "grad_norm", "learning_rate")}
+            self.journal.add({"stage": stage.name, "step": step, "samples": ids, **told})
 
-    def instruct_step(self, photos: list[Photo], rng: random.Random) -> StepResult:
-        """Questions and answers, pointing and existence, and masks where `masks_per_photo` asks for them."""
-        features, visual, texts, targets, labels = [], [], [], [], []
-        masks = self.config.masks_per_photo
-        with self._autocast():
-            for photo in photos:
-                cached = self.data.cache.read(photo, embeddings=masks > 0)
-                sample = self.data.sample(photo, cached, rng)
-                item = as_float(cached.features)
-                item = mirror(item) if sample.flipped else item
-                tokens = self.model.project(item)
-                features.append(item)
-                visual.append(tokens)
-                texts.append(self.encoder.encode(sample.branches, len(tokens.tokens)))
-                targets.append(sample_targets(sample, cached))
-                labels.append(self.data.labels(photo, cached))
-            weights, head = self.config.losses, self.model.head
-            result = instruct_loss(self.model, features, visual, texts, targets, weights, masks_per_photo=masks)
-            lexicon = [head.look_up(pool_superpixels(item.patch_features, item.superpixels)) for item in features]
-            named = lexicon_loss(head, lexicon, labels)
-            naming = naming_loss(visual, labels, head.get_buffer("vocabulary"))
-        loss = result.loss + weights.naming * (naming.loss + named.loss)
-        return StepResult(loss, naming.figures | named.figures | result.figures)
+    def _after_step(self, stage: Stage, done: int, runner: Runner) -> None:
+        config, last = self.config, done == stage.settings.steps
+        if self.log is not None and (done % config.log_every == 0 or last):
+            self.log.flush(stage.name, done, stage.settings.steps)
+        if stage.name == "instruct" and config.val_photos and (done % config.val_every == 0 or last):
+            self._validate(done)
+        if done % config.checkpoint_every == 0 or last:
+            self._save(runner)
+
+    def _validate(self, done: int) -> None:
+        """The main process asks the model about val photos and keeps the best so far."""
+        if self.engine.shards_model:
+            log.warning("no validation under ZeRO-3, which divides the model: evaluate the checkpoints instead")
+            return
+        if self.log is not None:
+            value = validate(self.model, self.config, self.data.val, self.data.cache, self.log, done).get(VAL_FIGURE)
+            if value is not None and (self.progress.best is None or value > self.progress.best):
+                self.progress = replace(self.progress, best=value)
+                with self._all_trained():
+                    save_checkpoint(self.model, self.out / "best", training=self.training_facts() | {VAL_FIGURE: value})
+            self.model.train()
+        self.engine.barrier()
+
+    def _check(
+        self,
+        stage: Stage,
+        step: int,
+        value: float,
+        found: Sequence[Figures],
+        ids: list[int],
+        limit: float | None = None,
+    ) -> None:
+        """Stops the run where a loss or gradient is not finite or out of bounds, before it is saved."""
+        limit = self.config.max_loss if limit is None else limit
+        if math.isfinite(value) and value <= limit:
+            return
+        suspects, saved = sharing.suspects(self.engine, found, ids), self.checkpoints.all()
+        raise TrainingError(
+            f"{stage.name} step {step}: the {'loss' if math.isfinite(limit) else 'gradient'} is {value:g} "
+            f"(max_loss {self.config.max_loss:g}) on photos {ids}"
+            f"{f', not finite where {suspects} are' if suspects else ''}. The last good checkpoint is "
+            f"{saved[-1] if saved else 'none'}. Look at these photos' labels, or lower {stage.name}.learning_rate"
+        )
+
+    def _stop(self, stage: Stage, step: int, runner: Runner, signal: int) -> None:
+        self.progress = replace(self.progress, stage=stage.name, step=step)
+        self._save(runner)
+        raise InterruptedRunError(
+            f"stopped by signal {signal} after {step} steps of {stage.name}, saved in {self.checkpoints.folder}; go on with "
+            "--resume",
+            signal=signal,
+        )
+
+    def _save(self, runner: Runner) -> None:
+        state = runner.optimizer_state()  # all processes together
+        if self.engine.is_main:
+            with self._all_trained():
+                self.checkpoints.save(self.model, self.progress, state, self.training_facts())
+        self.engine.barrier()
+
+    def _load(self) -> None:
+        saved = self.checkpoints.all()
+        if not saved:
+            log.info("%s: nothing was saved yet, starting at the beginning", self.out)
+            return
+        self.progress, self._optimizer_state = self.checkpoints.load(saved[-1], self.model)
+        log.info("going on after step %d of %s", self.progress.step, self.progress.stage)
+
+    def _build(self) -> MLLMSeg:
+        torch.manual_seed(self.config.seed)
+        model = build_model(self.model_config)
+        prepare_precision(model, self.config.precision)
+        place(model, self.engine.device, gradient_checkpointing=self.config.engine.gradient_checkpointing)
+        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._sharded = False
+        return model
+
+    @contextmanager
+    def _all_trained(self) -> Iterator[None]:
+        """A stage freezes what it does not train, but a checkpoint holds it all the same."""
+        frozen = [parameter for parameter in self._trained if not parameter.requires_grad]
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(False)
 
     def record(self) -> None:
-        """Lets the trained language model read every photo, in several processes; what is recorded stays."""
-        if all(self.recording_of(*item).exists() for item in self.readings()):
-            return
-        self.recordings.mkdir(exist_ok=True)
-        context, workers = multiprocessing.get_context("spawn"), self.config.cache_workers
-        processes = [
-            context.Process(target=_record_share, args=(self.config, rank, workers)) for rank in range(workers)
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-        missing = sum(not self.recording_of(*item).exists() for item in self.readings())
-        if missing:
-            raise DataError(f"{self.recordings}: {missing} recordings could not be made; see above")
-
-    def readings(self) -> list[tuple[Photo, int]]:
-        """Every photo as often as it is to be recorded."""
-        return [(photo, number) for number in range(self.config.point.rounds) for photo in self.data.photos]
-
-    def recording_of(self, photo: Photo, number: int) -> pathlib.Path:
-        """Where a reading of a photo is kept."""
-        return self.recordings / f"{photo.path.stem}-{number}.safetensors"
-
-    def record_photo(self, photo: Photo, number: int) -> None:
-        """Asks fresh questions about a photo, mirrored in odd rounds, and keeps the hidden states."""
-        flip = float(number % 2 and self.config.data.flip > 0)
-        data = self.config.data.model_copy(update={"flip": flip, "captions": 0, "positives": 8, "negatives": 5})
-        cached = self.data.cache.read(photo, embeddings=False)
-        sample = self.data.sample(photo, cached, random.Random(f"{self.config.seed} record {photo.id} {number}"), data)
-        features = as_float(cached.features)
-        features = mirror(features) if sample.flipped else features
-        branches = [
-            [Turn(turns[0].question, SEG_TOKEN if exists else REJ_TOKEN)]
-            for turns, exists in zip(sample.branches, sample.exists, strict=True)
-        ]
-        with torch.no_grad(), self._autocast():
-            tokens = self.model.project(features)
-            text = self.encoder.encode(branches, len(tokens.tokens))
-            targets, labels = sample_targets(sample, cached), self.data.labels(photo, cached)
-            recording = record(self.model, features, tokens, text, targets, labels, flipped=sample.flipped)
-        recording.save(self.recording_of(photo, number))
-
-    def point_step(self, photos: list[Photo], rng: random.Random) -> StepResult:
-        """The head alone, on recorded hidden states."""
-        with self._autocast():
-            return point_loss(self.model, [self._recording(photo, rng) for photo in photos], self.config.losses)
-
-    def refine_step(self, photos: list[Photo], rng: random.Random) -> StepResult:
-        """The head's prompt through SAM's decoder, on recorded hidden states."""
-        features, recordings = [], []
-        for photo in photos:
-            recording = self._recording(photo, rng)
-            item = as_float(self.data.cache.read(photo).features)
-            features.append(mirror(item) if recording.flipped else item)
-            recordings.append(recording)
-        masks = max(1, self.config.masks_per_photo)
-        return refine_loss(self.model, features, recordings, self.config.losses, masks_per_photo=masks)
+        """Lets the trained language model read every photo, each process its share; what is recorded stays."""
+        if self._sharded:  # by ZeRO-3, in the stage before
+            state = {name: tensor.cpu().clone() for name, tensor in trained_state(self.model).items()}
+            self.model = self._build()
+            load_trained_state(self.model, state, source="the state after ZeRO-3")
+        workers, missing = self.config.cache_workers, self.readings.missing()
+        if self.engine.strategy == "single" and self.engine.device.type == "cpu" and min(workers, len(missing)) > 1:
+            context = multiprocessing.get_context("spawn")
+            processes = [context.Process(target=_record_share, args=(self.config, n, workers)) for n in range(workers)]
+            for process in processes:
+                process.start()
+            for process in processes:
+                process.join()
+        else:
+            self.readings.record(missing[self.engine.rank :: self.engine.processes], self.model)
+        self.engine.barrier()
+        if left := len(self.readings.missing()):
+            raise DataError(f"{self.readings.folder}: {left} recordings could not be made; see above")
 
     @torch.no_grad()
-    def calibrate(self) -> None:
-        """Fits P(the target exists) on the photos held out."""
-        self.model.eval()
-        upright = self.config.data.model_copy(update={"flip": 0.0})
-        logits, exists = [torch.zeros(0)], [torch.zeros(0, dtype=torch.bool)]
-        for photo in self.data.holdout:
-            cached = self.data.cache.read(photo, embeddings=False)
-            sample = self.data.sample(photo, cached, random.Random(f"{self.config.seed} {photo.id}"), upright)
-            features = as_float(cached.features)
-            visual = self.model.project(features)
-            text = self.encoder.encode(sample.branches, len(visual.tokens))
-            logits.append(self.model([features], [visual], [text]).images[0].exist_logits.float())
-            exists.append(torch.tensor(sample.exists, dtype=torch.bool))
-        scale, bias = fit_platt(torch.cat(logits), torch.cat(exists))
+    def _calibrate(self) -> None:
+        logits, exists = existence_logits(self.model, self.config, self.data, self.engine)
+        scale, bias = fit_platt(logits, exists)
         self.model.head.get_buffer("calibration").copy_(torch.tensor([scale, bias]))
-        log.info("calibrated on %d queries: scale %.3f, bias %.3f", len(torch.cat(exists)), scale, bias)
+        log.info("calibrated on %d queries: scale %.3f, bias %.3f", len(logits), scale, bias)
 
-    def _recording(self, photo: Photo, rng: random.Random) -> Recording:
-        return Recording.load(self.recording_of(photo, rng.randrange(self.config.point.rounds)))
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.precision == "bfloat16")
-
-    def training_facts(self, stage: str, step: int) -> dict[str, Any]:
+    def training_facts(self) -> dict[str, Any]:
         """How the weights came to be, for `training.json`."""
         return {
             "mllmseg": __version__,
-            "stage": stage,
-            "step": step,
+            "stage": self.progress.stage,
+            "step": self.progress.step,
             "photos": len(self.data.photos),
-            "seconds": round(self.seconds),
+            "processes": self.engine.processes,
+            "strategy": self.engine.strategy,
+            "seconds": round(self.progress.seconds),
             "config": self.config.model_dump(mode="json"),
         }
-
-    def _after_step(self, name: str, stage: StageConfig, done: int, began: float) -> None:
-        last = done == stage.steps
-        if done % self.config.log_every == 0 or last:
-            self.log.flush(name, done, stage.steps)
-        if done % self.config.checkpoint_every == 0 or last:
-            self._save_state(name, done, self.seconds + time.perf_counter() - began)
-        if name == "instruct" and self.config.val_photos and (done % self.config.val_every == 0 or last):
-            validate(self.model, self.config, self.data.val, self.data.cache, self.log, done)
-            self.model.train()
-
-    def _check_folder(self, resume: bool) -> None:
-        settings, model = self.out / SETTINGS_FILE, self.out / MODEL_SETTINGS_FILE
-        if not resume:
-            if (self.out / STATE_FILE).exists() or settings.exists():
-                raise ConfigError(f"{self.out} holds a run already: resume it (--resume) or choose another 'out'")
-            return
-        if not settings.exists():
-            raise ConfigError(f"{self.out} holds no run to resume")
-        changed = _changed(TrainConfig.from_yaml(settings), self.config)
-        if model.exists():
-            changed += [f"model: {key}" for key in _changed(ModelConfig.from_yaml(model), self.model_config)]
-        if changed:
-            raise ConfigError(f"{self.out} was trained with other settings ({', '.join(changed)}): resume with its own")
-
-    def _claim_folder(self) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
-        self.config.to_yaml(self.out / SETTINGS_FILE)
-        self.model_config.to_yaml(self.out / MODEL_SETTINGS_FILE)
-
-    def _save_state(self, stage: str, step: int, seconds: float) -> None:
-        assert self.optimizer is not None
-        state = {
-            "stage": stage,
-            "step": step,
-            "seconds": seconds,
-            "model": trained_state(self.model),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        temporary = self.out / f".{STATE_FILE}"
-        torch.save(state, temporary)
-        temporary.rename(self.out / STATE_FILE)
-
-    def _load_state(self) -> dict[str, Any] | None:
-        path = self.out / STATE_FILE
-        if not path.is_file():
-            log.info("%s: nothing was saved yet, starting at the beginning", self.out)
-            return None
-        try:
-            state: dict[str, Any] = torch.load(path, weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"{path} is damaged ({error}); start the run anew in another 'out'") from error
-        load_trained_state(self.model, state["model"], source=str(path))
-        self.start, self.seconds = (state["stage"], state["step"]), state["seconds"]
-        return state
 
 
 def fill_cache(config: TrainConfig) -> FeatureCache:
@@ -326,32 +295,4 @@ def _record_share(config: TrainConfig, rank: int, workers: int) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
     keep_freed_memory()
     trainer = Trainer(config, resume=True)
-    trainer.model.eval()
-    for photo, number in trainer.readings()[rank::workers]:
-        if not trainer.recording_of(photo, number).exists():
-            trainer.record_photo(photo, number)
-
-
-def step_rng(seed: int, stage: str, step: int) -> random.Random:
-    """The chance of one step, for Python and torch (dropout) alike."""
-    digest = hashlib.sha256(f"{seed} {stage} {step}".encode()).digest()
-    torch.manual_seed(int.from_bytes(digest[:7], "big"))
-    return random.Random(digest)
-
-
-def prepare_precision(model: MLLMSeg, precision: str) -> None:
-    """Keeps frozen language-model weights in the training precision; what is trained stays in float32."""
-    if precision == "bfloat16":
-        for parameter in model.mllm.parameters():
-            if not parameter.requires_grad:
-                parameter.data = parameter.data.bfloat16()
-
-
-def as_float(features: ImageFeatures) -> ImageFeatures:
-    """Cached features are stored in half precision; the model reads float32."""
-    return features.to(torch.float32)
-
-
-def _changed(old: Config, new: Config) -> list[str]:
-    before, after = old.model_dump(), new.model_dump()
-    return [key for key in before if before[key] != after[key]]
+    trainer.readings.record(trainer.readings.all()[rank::workers], trainer.model)
