@@ -45,10 +45,19 @@ class ZeroRunner(Runner):
         import deepspeed
 
         self.processes = processes
+        # DeepSpeed sends every parameter around as bytes first, which fails for one without dimensions, but for those
+        # with this mark. All processes have the same: they built the model from the same seed.
+        scalars = [parameter for parameter in module.parameters() if not parameter.ndim]
+        for parameter in scalars:
+            parameter.ds_optim_param = True  # type: ignore[attr-defined]
         self.engine, self.zero, _, _ = deepspeed.initialize(
             model=module, optimizer=optimizer, config=settings, dist_init_required=False
         )
+        for parameter in scalars:
+            del parameter.ds_optim_param  # type: ignore[attr-defined]
         super().__init__(parameters, self.zero)
+        self.sharded = hasattr(self.zero, "fp32_partitioned_groups_flat")
+        self._make_states(torch.tensor(0.0))
 
     def backpropagate(self, batches: Sequence[tuple[Any, ...]]) -> list[Figures]:
         """See `Runner`."""
@@ -70,35 +79,42 @@ class ZeroRunner(Runner):
         """See `Runner`."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        states = [state for state in self.zero.optimizer.state.values() if "step" in state]
-        if not states:
-            return {}  # no step was made yet
+        step = next(iter(self.zero.optimizer.state.values()))["step"]
+        if not step:
+            return {}
         found = {
             f"{moment}.{name}": safe_get_full_optimizer_state(parameter, moment).view(parameter.shape)
             for name, parameter in self.parameters.items()
             for moment in MOMENTS
         }
-        return found | {"step": states[0]["step"]}
+        return found | {"step": step}
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
-        """See `Runner`. The state is made first, as DeepSpeed has none before the first step."""
+        """See `Runner`."""
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
         self._check_state(state)
-        zero = self.zero
-        sharded = hasattr(zero, "fp32_partitioned_groups_flat")
-        for flat in zero.fp32_partitioned_groups_flat if sharded else zero.single_partition_of_fp32_groups:
-            empty = {moment: torch.zeros_like(flat) for moment in MOMENTS}
-            zero.optimizer.state[flat] = {"step": state["step"].clone(), **empty}
-        if not sharded:
-            zero._lazy_init_hp_params_optimizer_state()
+        self._make_states(state["step"])
         for name, parameter in self.parameters.items():
             for moment in MOMENTS:
                 value = state[f"{moment}.{name}"].to(parameter.device)
-                if sharded:  # DeepSpeed's own function for whole values cannot divide what is no multiple of processes
+                if self.sharded:  # DeepSpeed's own function for whole values cannot divide what is no multiple of processes
                     safe_set_local_optimizer_state(parameter, _piece(value, self.processes), moment)
                 else:
                     safe_set_full_optimizer_state(parameter, value, moment)
+
+    def _make_states(self, step: Tensor) -> None:
+        """Gives the optimizer empty moments, which it else makes in its first step.
+
+        Only then could they be loaded; and with several groups, DeepSpeed finds those of the first one alone.
+        """
+        pieces = self.zero.fp32_partitioned_groups_flat if self.sharded else self.zero.single_partition_of_fp32_groups
+        for flat in pieces:
+            empty = {moment: torch.zeros_like(flat, requires_grad=False) for moment in MOMENTS}
+            self.zero.optimizer.state[flat] = {"step": step.clone(), **empty}
+        if not self.sharded:
+            self.zero._hp_optimizer_states_linked = False
+            self.zero._lazy_init_hp_params_optimizer_state()
 
 
 class Engine:

@@ -202,8 +202,7 @@ class Trainer:
         self.progress = replace(self.progress, stage=stage.name, step=step)
         self._save(runner)
         raise InterruptedRunError(
-            f"stopped by signal {signal} after {step} steps of {stage.name}, saved in {self.checkpoints.folder}; go on with "
-            "--resume",
+            f"stopped by signal {signal} after {step} steps of {stage.name}, which are saved; go on with --resume",
             signal=signal,
         )
 
