@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -45,16 +46,14 @@ class ZeroRunner(Runner):
         import deepspeed
 
         self.processes = processes
-        # DeepSpeed sends every parameter around as bytes first, which fails for one without dimensions, but for those
-        # with this mark. All processes have the same: they built the model from the same seed.
-        scalars = [parameter for parameter in module.parameters() if not parameter.ndim]
-        for parameter in scalars:
-            parameter.ds_optim_param = True  # type: ignore[attr-defined]
+        self.shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        # DeepSpeed sends every parameter around as bytes, which fails for one without dimensions.
+        self.scalars = [parameter for parameter in module.parameters() if not parameter.ndim]
+        for parameter in self.scalars:
+            parameter.data = parameter.data.view(1)
         self.engine, self.zero, _, _ = deepspeed.initialize(
             model=module, optimizer=optimizer, config=settings, dist_init_required=False
         )
-        for parameter in scalars:
-            del parameter.ds_optim_param  # type: ignore[attr-defined]
         super().__init__(parameters, self.zero)
         self.sharded = hasattr(self.zero, "fp32_partitioned_groups_flat")
         self._make_states(torch.tensor(0.0))
@@ -75,6 +74,22 @@ class ZeroRunner(Runner):
         self.engine.step()
         return float(self.engine.get_global_grad_norm() or 0.0)
 
+    @contextmanager
+    def as_built(self) -> Iterator[None]:
+        """See `Runner`."""
+        for parameter in self.scalars:
+            parameter.data = parameter.data.view(())
+        yield
+        for parameter in self.scalars:
+            parameter.data = parameter.data.view(1)
+
+    def close(self) -> None:
+        """See `Runner`."""
+        for parameter in self.scalars:
+            parameter.data = parameter.data.view(())
+        if not self.sharded:  # after ZeRO-3 the model still needs it, to come together where it is read
+            self.engine.destroy()
+
     def optimizer_state(self) -> dict[str, Tensor]:
         """See `Runner`."""
         from deepspeed.utils import safe_get_full_optimizer_state
@@ -83,7 +98,7 @@ class ZeroRunner(Runner):
         if not step:
             return {}
         found = {
-            f"{moment}.{name}": safe_get_full_optimizer_state(parameter, moment).view(parameter.shape)
+            f"{moment}.{name}": safe_get_full_optimizer_state(parameter, moment).view(self.shapes[name])
             for name, parameter in self.parameters.items()
             for moment in MOMENTS
         }
@@ -98,7 +113,9 @@ class ZeroRunner(Runner):
         for name, parameter in self.parameters.items():
             for moment in MOMENTS:
                 value = state[f"{moment}.{name}"].to(parameter.device)
-                if self.sharded:  # DeepSpeed's own function for whole values cannot divide what is no multiple of processes
+                if (
+                    self.sharded
+                ):  # DeepSpeed's own function for whole values cannot divide what is no multiple of processes
                     safe_set_local_optimizer_state(parameter, _piece(value, self.processes), moment)
                 else:
                     safe_set_full_optimizer_state(parameter, value, moment)

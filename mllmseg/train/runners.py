@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -39,6 +40,14 @@ class Runner(ABC):
     @abstractmethod
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         """Takes what `optimizer_state` gave, under whatever strategy and number of processes."""
+
+    @contextmanager
+    def as_built(self) -> Iterator[None]:
+        """Within this context, trained parameters have the shapes they were built with, so that they can be saved."""
+        yield
+
+    def close(self) -> None:
+        """Leaves the module as it was, but for its values."""
 
     def _check_state(self, state: Mapping[str, Tensor]) -> None:
         missing = {f"{moment}.{name}" for moment in MOMENTS for name in self.parameters} - state.keys()

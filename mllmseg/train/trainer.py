@@ -121,6 +121,7 @@ class Trainer:
                 seconds = self.progress.seconds + time.perf_counter() - began
                 self.progress = replace(self.progress, stage=stage.name, step=step + 1, seconds=seconds)
                 self._after_step(stage, step + 1, runner)
+            runner.close()
         self._sharded = self.engine.shards_model and "mllm" in stage.modules
 
     def _step(self, stage: Stage, step: int, runner: Runner, request: StopRequest) -> None:
@@ -159,11 +160,11 @@ class Trainer:
         if self.log is not None and (done % config.log_every == 0 or last):
             self.log.flush(stage.name, done, stage.settings.steps)
         if stage.name == "instruct" and config.val_photos and (done % config.val_every == 0 or last):
-            self._validate(done)
+            self._validate(done, runner)
         if done % config.checkpoint_every == 0 or last:
             self._save(runner)
 
-    def _validate(self, done: int) -> None:
+    def _validate(self, done: int, runner: Runner) -> None:
         """The main process asks the model about val photos and keeps the best so far."""
         if self.engine.shards_model:
             log.warning("no validation under ZeRO-3, which divides the model: evaluate the checkpoints instead")
@@ -172,7 +173,7 @@ class Trainer:
             value = validate(self.model, self.config, self.data.val, self.data.cache, self.log, done).get(VAL_FIGURE)
             if value is not None and (self.progress.best is None or value > self.progress.best):
                 self.progress = replace(self.progress, best=value)
-                with self._all_trained():
+                with self._all_trained(), runner.as_built():
                     save_checkpoint(self.model, self.out / "best", training=self.training_facts() | {VAL_FIGURE: value})
             self.model.train()
         self.engine.barrier()
@@ -209,7 +210,7 @@ class Trainer:
     def _save(self, runner: Runner) -> None:
         state = runner.optimizer_state()  # all processes together
         if self.engine.is_main:
-            with self._all_trained():
+            with self._all_trained(), runner.as_built():
                 self.checkpoints.save(self.model, self.progress, state, self.training_facts())
         self.engine.barrier()
 
