@@ -46,7 +46,7 @@ class Runner(ABC):
         """Within this context, trained parameters have the shapes they were built with, so that they can be saved."""
         yield
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  most have nothing to do
         """Leaves the module as it was, but for its values."""
 
     def _check_state(self, state: Mapping[str, Tensor]) -> None:

@@ -110,7 +110,7 @@ class Trainer:
         if first >= settings.steps:
             return
         with stage.training() as parameters, StopRequest() as request:
-            optimizer, module = build_optimizer(parameters, settings), StageModule(stage, parameters)
+            optimizer, module = build_optimizer(parameters, settings), StageModule(stage)
             runner = self.engine.prepare(module, parameters, optimizer, settings, shard="mllm" in stage.modules)
             if first and self._optimizer_state:
                 runner.load_optimizer_state(self._optimizer_state)

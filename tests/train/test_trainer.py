@@ -218,7 +218,9 @@ def test_a_damaged_state_is_named(run_settings: Settings, tmp_path: Path) -> Non
     run(settings, die=("align", 2))
     state = tmp_path / "checkpoints" / "align-000002" / "optimizer.safetensors"
     state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=f"{state.parent} is damaged.*remove it to go on from the checkpoint before"):
+    with pytest.raises(
+        CheckpointError, match=f"{state.parent} is damaged.*remove it to go on from the checkpoint before"
+    ):
         Trainer(settings, resume=True)
 
 
