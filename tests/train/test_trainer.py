@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mllmseg.config import DataConfig, ModelConfig, PointConfig, StageConfig, TrainConfig
+from mllmseg.config import DataConfig, EngineConfig, ModelConfig, PointConfig, StageConfig, TrainConfig
 from mllmseg.data.datasets.coco_mini import Photo
-from mllmseg.errors import CheckpointError, ConfigError, DataError
+from mllmseg.errors import CheckpointError, ConfigError, DataError, InterruptedRunError, TrainingError
 from mllmseg.models.build import build_model
 from mllmseg.models.checkpoint import load_checkpoint, trained_state
 from mllmseg.train.pointing import Recording
@@ -270,3 +272,55 @@ def test_filling_the_cache_ahead_names_the_folder(
     cache = fill_cache(run_settings(tmp_path, val_photos=1))
     assert asked == [1, 2, 3, 4]
     assert cache.folder.parent == Path(run_settings(tmp_path).cache)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_polite_signal_saves_at_the_end_of_the_step(
+    finished: Trainer, run_settings: Settings, tmp_path: Path, number: signal.Signals
+) -> None:
+    settings = run_settings(tmp_path / "run", checkpoint_every=99)
+    trainer = Trainer(settings)
+    healthy = trainer._step
+
+    def disturbed(stage: Stage, step: int, *args: Any) -> None:
+        if (stage.name, step) == ("instruct", 1):
+            os.kill(os.getpid(), number)
+        healthy(stage, step, *args)
+
+    trainer._step = disturbed  # type: ignore[method-assign]
+    with pytest.raises(
+        InterruptedRunError, match="after 1 steps of instruct, which are saved; go on with --resume"
+    ) as stop:
+        trainer.run()
+    assert stop.value.exit_code == 128 + number
+    resumed = run(settings, resume=True)
+    expected = weights_of(finished)
+    assert [name for name, tensor in weights_of(resumed).items() if not tensor.equal(expected[name])] == []
+    assert [entry["step"] for entry in resumed.journal.entries()] == [0, 1, 2, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("value", "said"), [(float("nan"), "the loss is nan"), (1e9, "the loss is 1e")])
+def test_an_exploding_loss_stops_before_anything_is_saved(
+    run_settings: Settings, tmp_path: Path, value: float, said: str
+) -> None:
+    trainer = Trainer(run_settings(tmp_path, checkpoint_every=1))
+    healthy = trainer._step
+
+    def sick(stage: Stage, step: int, *args: Any) -> None:
+        if (stage.name, step) == ("instruct", 2):
+            trainer.model.projector.output_norm.weight.data.fill_(value)
+        healthy(stage, step, *args)
+
+    trainer._step = sick  # type: ignore[method-assign]
+    with pytest.raises(
+        TrainingError, match=rf"instruct step 2: {said}.* on photos \[\d, \d\].*instruct-000002"
+    ) as error:
+        trainer.run()
+    assert ("not finite where" in str(error.value)) == (value != value)
+    assert [path.name for path in trainer.checkpoints.all()][-1] == "instruct-000002"
+
+
+def test_how_a_run_is_computed_may_change_when_it_is_resumed(run_settings: Settings, tmp_path: Path) -> None:
+    run(run_settings(tmp_path), die=("align", 2))
+    other = run_settings(tmp_path, engine=EngineConfig(accumulate=2), keep_checkpoints=1, log_every=1)
+    assert Trainer(other, resume=True).progress.step == 2
