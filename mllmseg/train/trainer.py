@@ -209,8 +209,8 @@ class Trainer:
 
     def _save(self, runner: Runner) -> None:
         state = runner.optimizer_state()  # all processes together
-        if self.engine.is_main:
-            with self._all_trained(), runner.as_built():
+        with self._all_trained(), runner.as_built():
+            if self.engine.is_main:
                 self.checkpoints.save(self.model, self.progress, state, self.training_facts())
         self.engine.barrier()
 

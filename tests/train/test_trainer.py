@@ -299,25 +299,29 @@ def test_a_polite_signal_saves_at_the_end_of_the_step(
     assert [entry["step"] for entry in resumed.journal.entries()] == [0, 1, 2, 0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(("value", "said"), [(float("nan"), "the loss is nan"), (1e9, "the loss is 1e")])
-def test_an_exploding_loss_stops_before_anything_is_saved(
-    run_settings: Settings, tmp_path: Path, value: float, said: str
-) -> None:
+def test_a_loss_that_is_no_number_stops_before_it_is_saved(run_settings: Settings, tmp_path: Path) -> None:
     trainer = Trainer(run_settings(tmp_path, checkpoint_every=1))
     healthy = trainer._step
 
     def sick(stage: Stage, step: int, *args: Any) -> None:
         if (stage.name, step) == ("instruct", 2):
-            trainer.model.projector.output_norm.weight.data.fill_(value)
+            trainer.model.projector.output_norm.weight.data.fill_(float("nan"))
         healthy(stage, step, *args)
 
     trainer._step = sick  # type: ignore[method-assign]
-    with pytest.raises(
-        TrainingError, match=rf"instruct step 2: {said}.* on photos \[\d, \d\].*instruct-000002"
-    ) as error:
+    said = r"instruct step 2: the loss is nan .* on photos \[\d, \d\], not finite where \[1, 2\] are.*instruct-000002"
+    with pytest.raises(TrainingError, match=said):
         trainer.run()
-    assert ("not finite where" in str(error.value)) == (value != value)
     assert [path.name for path in trainer.checkpoints.all()][-1] == "instruct-000002"
+
+
+def test_a_loss_above_the_limit_stops(run_settings: Settings, tmp_path: Path) -> None:
+    trainer = Trainer(run_settings(tmp_path, max_loss=1e-3))
+    with pytest.raises(
+        TrainingError, match=r"align step 0: the loss is .*max_loss 0.001.*last good checkpoint is none"
+    ):
+        trainer.run()
+    assert trainer.checkpoints.all() == []
 
 
 def test_how_a_run_is_computed_may_change_when_it_is_resumed(run_settings: Settings, tmp_path: Path) -> None:
