@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
+import multiprocessing
+import multiprocessing.process
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -38,6 +38,7 @@ from mllmseg.config import (
 from mllmseg.data.datasets.coco_mini import CocoMini
 from mllmseg.train.cache import FeatureCache
 from mllmseg.train.journal import Journal
+from mllmseg.train.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 STRATEGIES = {"DDP": None, "ZeRO-1": "zero1", "ZeRO-2": "zero2", "ZeRO-3": "zero3"}
@@ -64,21 +65,32 @@ def saving(out: Path) -> bool:
     return any(path.is_dir() for path in (out / "checkpoints").glob(".*-*"))
 
 
-def killed(line: Command, out: Path, log: Path, seconds: float, *, in_save: bool) -> str | None:
-    """Starts a run and kills it with SIGKILL after so long, or in the first save after; None where it ended before."""
-    with log.open("w") as file:
-        process = subprocess.Popen(line, stdout=file, stderr=file, start_new_session=True)
+def fork(config: str, settings: Command, out: Path) -> multiprocessing.process.BaseProcess:
+    """The same in a process of its own, which has nothing to import any more."""
+    process = multiprocessing.get_context("fork").Process(target=in_child, args=(config, settings, out))
+    process.start()
+    return process
+
+
+def in_child(config: str, settings: Command, out: Path) -> None:
+    """Trains, or goes on where a run stands; what it says goes to a file beside the run."""
+    sys.stdout = sys.stderr = out.with_suffix(".log").open("a")
+    resume = (out / "train.yaml").exists()
+    Trainer(TrainConfig.from_yaml(config, [*settings, f"out={out}"]), resume=resume).run()
+
+
+def killed(process: multiprocessing.process.BaseProcess, out: Path, seconds: float, *, in_save: bool) -> str | None:
+    """Kills a run with SIGKILL after so long, or in the first save after that; None where it ended before."""
     began = time.monotonic()
-    while process.poll() is None:
-        due = time.monotonic() - began > seconds
-        if due and (not in_save or saving(out)):
+    while process.is_alive():
+        if time.monotonic() - began > seconds and (not in_save or saving(out)):
             moment = "while saving" if saving(out) else "between saves"
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.kill()
+            process.join()
             return moment
-        time.sleep(0.002)
-    if process.returncode:
-        sys.exit(f"{' '.join(line)} failed ({process.returncode}):\n{log.read_text()[-3000:]}")
+        time.sleep(0.0005)
+    if process.exitcode:
+        sys.exit(f"the run failed ({process.exitcode}):\n{out.with_suffix('.log').read_text()[-3000:]}")
     return None
 
 
@@ -91,30 +103,37 @@ def difference(one: Path, other: Path) -> float:
 
 def kill(options: argparse.Namespace, folder: Path) -> None:
     """One undisturbed run, and one that is killed `--kills` times, every other time in the middle of a save."""
+    undisturbed, out, rng = folder / "undisturbed", folder / "killed", random.Random(0)
     began = time.monotonic()
-    train(command(options.config, options.settings, folder / "undisturbed"), folder / "undisturbed.log")
-    whole, rng, out = time.monotonic() - began, random.Random(0), folder / "killed"
+    process = fork(options.config, options.settings, undisturbed)
+    while process.is_alive() and not (undisturbed / "journal.jsonl").exists():
+        time.sleep(0.001)
+    startup = time.monotonic() - began
+    assert killed(process, undisturbed, 1e9, in_save=False) is None
+    whole = time.monotonic() - began
     moments: list[str] = []
     while len(moments) < options.kills:
-        line = command(options.config, options.settings, out, resume=(out / "train.yaml").exists())
-        # So that it gets on between kills, and is not done before the last: start-up, and a share of the rest.
-        seconds = options.startup + rng.random() * 1.5 * max(1.0, whole - options.startup) / options.kills
-        moment = killed(line, out, folder / "killed.log", seconds, in_save=len(moments) % 2 == 1)
+        process = fork(options.config, options.settings, out)
+        # So that it gets on between kills, and is not done before the last; every fifth comes while it is starting.
+        steps_begun = 0.0 if len(moments) % 5 == 4 else startup
+        moment = killed(
+            process, out, steps_begun + rng.random() * (whole - startup) / options.kills, in_save=len(moments) % 2 == 1
+        )
         if moment is None:
             break
         steps = Journal(out / "journal.jsonl").entries()
         moments.append(
-            f"{moment}, at {steps[-1]['stage']} {steps[-1]['step']}" if steps else f"{moment}, before a step"
+            f"{moment}, after {steps[-1]['stage']} {steps[-1]['step']}" if steps else f"{moment}, before a step"
         )
-    train(command(options.config, options.settings, out, resume=True), folder / "killed.log")
-    runs = [Journal(path / "journal.jsonl").entries() for path in (folder / "undisturbed", out)]
+    assert killed(fork(options.config, options.settings, out), out, 1e9, in_save=False) is None
+    runs = [Journal(path / "journal.jsonl").entries() for path in (undisturbed, out)]
     print("| kills | while saving | undisturbed run | same samples | same losses | largest difference of weights |")
     print("|---|---|---|---|---|---|")
     in_save = sum(moment.startswith("while saving") for moment in moments)
     samples = [[entry["samples"] for entry in run] for run in runs]
     losses = [[entry["loss"] for entry in run] for run in runs]
     same = f"{samples[0] == samples[1]} | {losses[0] == losses[1]}"
-    print(f"| {len(moments)} | {in_save} | {whole:.0f} s | {same} | {difference(folder / 'undisturbed', out)} |")
+    print(f"| {len(moments)} | {in_save} | {whole:.0f} s | {same} | {difference(undisturbed, out)} |")
     print("\n" + "\n".join(f"{number}. {moment}" for number, moment in enumerate(moments, start=1)))
 
 
@@ -201,7 +220,6 @@ def main() -> None:
     parser.add_argument("config")
     parser.add_argument("settings", nargs="*")
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--startup", type=float, default=8.0, help="seconds until a run makes its first step")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

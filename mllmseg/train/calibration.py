@@ -55,26 +55,22 @@ def fit_platt(logits: Tensor, exists: Tensor) -> tuple[float, float]:
 def existence_logits(model: MLLMSeg, config: TrainConfig, data: TrainingData, engine: Engine) -> tuple[Tensor, Tensor]:
     """Questions about the photos held out, each process its share.
 
-    All processes ask equally often, some of them once too often: under ZeRO-3 none can read without the others.
-
     Returns:
         `[M]` uncalibrated logits and `[M]` bool, in the order of the photos.
     """
     model.eval()
     encoder = ConversationEncoder(model.mllm.tokenizer, model.config.language_model.system_prompt)
     upright = config.data.model_copy(update={"flip": 0.0})
-    count, found = len(data.holdout), {}
-    for turn in range(-(-count // engine.processes)):
-        number = turn * engine.processes + engine.rank
-        photo = data.holdout[number % count]
+    found = {}
+    for number in range(engine.rank, len(data.holdout), engine.processes):
+        photo = data.holdout[number]
         cached = data.cache.read(photo, embeddings=False)
         sample = data.sample(photo, cached, random.Random(f"{config.seed} {photo.id}"), upright)
         features = cached.features.to(torch.float32).to(engine.device)
         visual = model.project(features)
         text = encoder.encode(sample.branches, len(visual.tokens)).to(engine.device)
         logits = model([features], [visual], [text]).images[0].exist_logits.float().cpu()
-        if number < count:
-            found[number] = (logits, torch.tensor(sample.exists, dtype=torch.bool))
+        found[number] = (logits, torch.tensor(sample.exists, dtype=torch.bool))
     merged = {number: pair for part in engine.gather(found) for number, pair in part.items()}
     pairs = [(torch.zeros(0), torch.zeros(0, dtype=torch.bool)), *(merged[number] for number in sorted(merged))]
     return torch.cat([pair[0] for pair in pairs]), torch.cat([pair[1] for pair in pairs])

@@ -85,11 +85,11 @@ class ZeroRunner(Runner):
                 parameter.data = parameter.data.view(1)
 
     def close(self) -> None:
-        """See `Runner`. After ZeRO-3 the model stays divided: it comes together, and apart, where it is read."""
+        """See `Runner`. What ZeRO-3 has divided stays so, and is of no use any more."""
         if not self.sharded:
             for parameter in self.scalars:
                 parameter.data = parameter.data.view(())
-            self.engine.destroy()
+        self.engine.destroy()
 
     def _whole(self) -> AbstractContextManager[Any]:
         """Within this context, every process has all of what ZeRO-3 trains."""

@@ -121,8 +121,12 @@ class Trainer:
                 seconds = self.progress.seconds + time.perf_counter() - began
                 self.progress = replace(self.progress, stage=stage.name, step=step + 1, seconds=seconds)
                 self._after_step(stage, step + 1, runner)
+            with self._all_trained(), runner.as_built():
+                state = {name: tensor.cpu().clone() for name, tensor in trained_state(self.model).items()}
             runner.close()
-        self._sharded = self.engine.shards_model and "mllm" in stage.modules
+        if self.engine.shards_model and "mllm" in stage.modules:  # ZeRO-3 took the model apart for good
+            self.model = self._build()
+            load_trained_state(self.model, state, source=f"the state after {stage.name}")
 
     def _step(self, stage: Stage, step: int, runner: Runner, request: StopRequest) -> None:
         """Reads this process's share of a batch, adds up all gradients, updates."""
@@ -228,7 +232,6 @@ class Trainer:
         prepare_precision(model, self.config.precision)
         place(model, self.engine.device, gradient_checkpointing=self.config.engine.gradient_checkpointing)
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._sharded = False
         return model
 
     @contextmanager
@@ -245,10 +248,6 @@ class Trainer:
 
     def record(self) -> None:
         """Lets the trained language model read every photo, each process its share; what is recorded stays."""
-        if self._sharded:  # by ZeRO-3, in the stage before
-            state = {name: tensor.cpu().clone() for name, tensor in trained_state(self.model).items()}
-            self.model = self._build()
-            load_trained_state(self.model, state, source="the state after ZeRO-3")
         workers, missing = self.config.cache_workers, self.readings.missing()
         if self.engine.strategy == "single" and self.engine.device.type == "cpu" and min(workers, len(missing)) > 1:
             context = multiprocessing.get_context("spawn")
