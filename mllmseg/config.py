@@ -260,6 +260,7 @@ class TrainConfig(Config):
     val_photos: int = pydantic.Field(40, ge=0)
     checkpoint_every: int = pydantic.Field(250, ge=1)
     cache_workers: int = pydantic.Field(2, ge=1)
+    cache_embeddings: bool = True  # masks and validation read SAM's image embeddings; the cache is a third without
 
 
 class EvalConfig(Config):

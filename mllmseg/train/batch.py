@@ -9,19 +9,35 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mllmseg.constants import SAM_EMBEDDING_STRIDE
-from mllmseg.data.datasets.coco_mini import Photo
+from mllmseg.data.datasets.coco_mini import Photo, instance_mask
 from mllmseg.data.mixture import Sample
 from mllmseg.models.losses import superpixel_coverage
 from mllmseg.structures import ImageFeatures, Superpixels
-from mllmseg.train.cache import CachedPhoto
+from mllmseg.train.cache import CachedImage, CacheEntry
 
 # A superpixel bears the name of a category that covers it this much, and shows nothing that was labelled below that.
 MIN_NAMED_COVERAGE = 0.6
 MAX_OUTSIDE_COVERAGE = 0.15
 UNNAMED, OUTSIDE = -1, -2
+
+
+@dataclass(frozen=True)
+class CachedPhoto:
+    """Features of a photo and the masks of its instances.
+
+    Attributes:
+        features: as `CachedImage` has them.
+        masks: instance id → `[h, w]` bool.
+        estimated: ids whose mask SAM estimated from a box; the others are human.
+    """
+
+    features: ImageFeatures
+    masks: dict[int, Tensor]
+    estimated: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -65,6 +81,23 @@ class SuperpixelLabels:
 
     names: Tensor
     scope: Tensor
+
+
+def cache_entry(photo: Photo) -> CacheEntry:
+    """What the cache should hold about a photo: its features, and masks for the things that have a box only."""
+    boxed = {item.id: item.box for item in photo.instances if not item.segmentation and not item.is_crowd}
+    return CacheEntry(photo.path, boxed, photo.size)
+
+
+def cached_photo(photo: Photo, image: CachedImage) -> CachedPhoto:
+    """Joins what is cached about a photo with what people drew, at the resolution of the label map."""
+    grid = image.features.superpixels.label_map.shape
+    masks = {}
+    for item in photo.instances:
+        if item.segmentation:
+            drawn = torch.from_numpy(instance_mask(photo, item)).float()
+            masks[item.id] = F.interpolate(drawn[None, None], size=grid, mode="area")[0, 0] >= 0.5
+    return CachedPhoto(image.features, masks | image.estimated, frozenset(image.estimated))
 
 
 def region_targets(targets: Targets, superpixels: Superpixels) -> RegionTargets:

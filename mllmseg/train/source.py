@@ -10,8 +10,8 @@ from mllmseg.data.datasets.coco_mini import CocoMini, Expression, Photo
 from mllmseg.data.mixture import Sample, make_sample, training_photos
 from mllmseg.data.synth import target_frequency
 from mllmseg.errors import ConfigError
-from mllmseg.train.batch import SuperpixelLabels, superpixel_labels
-from mllmseg.train.cache import CachedPhoto, FeatureCache
+from mllmseg.train.batch import CachedPhoto, SuperpixelLabels, cache_entry, cached_photo, superpixel_labels
+from mllmseg.train.cache import FeatureCache, FillReport
 from mllmseg.train.validation import validation_photos
 
 
@@ -33,7 +33,7 @@ class TrainingData:
         self.config = config
         self.train = CocoMini(config.data.root, "train")
         self.val = CocoMini(config.data.root, "val")
-        self.cache = FeatureCache(config.cache, model)
+        self.cache = FeatureCache(config.cache, model, embeddings=config.cache_embeddings)
         photos, every = training_photos(self.train, config.data.photos), config.data.holdout_every
         self.holdout = photos[every - 1 :: every] if every else []
         held = {photo.id for photo in self.holdout}
@@ -49,12 +49,17 @@ class TrainingData:
         for expression in self.train.expressions:
             self._expressions.setdefault(expression.image_id, []).append(expression)
 
-    def fill_cache(self) -> None:
+    def fill_cache(self, *, progress: bool = False) -> FillReport:
         """Computes the features of every photo the run reads, where they are missing."""
         photos = [*self.photos, *self.holdout]
         if self.config.val_photos:
             photos += validation_photos(self.val, self.config.val_photos)
-        self.cache.fill(photos, workers=self.config.cache_workers)
+        entries = [cache_entry(photo) for photo in photos]
+        return self.cache.fill(entries, workers=self.config.cache_workers, progress=progress)
+
+    def read(self, photo: Photo, *, embeddings: bool = True) -> CachedPhoto:
+        """A photo's cached features and the masks of its instances; `embeddings=False` leaves SAM's on disk."""
+        return cached_photo(photo, self.cache.read(cache_entry(photo), embeddings=embeddings))
 
     def photos_of(self, name: str, stage: StageConfig, step: int) -> list[Photo]:
         """The photos of a step: each epoch goes through all of them in an order of its own."""

@@ -130,7 +130,7 @@ class Trainer:
         """Visual tokens and the head's lexicon towards the words for what they show."""
         features, labels = [], []
         for photo in photos:
-            cached = self.data.cache.read(photo, embeddings=False)
+            cached = self.data.read(photo, embeddings=False)
             item = as_float(cached.features)
             labels.append(self.data.labels(photo, cached))
             features.append(mirror(item) if rng.random() < self.config.data.flip else item)
@@ -146,7 +146,7 @@ class Trainer:
         masks = self.config.masks_per_photo
         with self._autocast():
             for photo in photos:
-                cached = self.data.cache.read(photo, embeddings=masks > 0)
+                cached = self.data.read(photo, embeddings=masks > 0)
                 sample = self.data.sample(photo, cached, rng)
                 item = as_float(cached.features)
                 item = mirror(item) if sample.flipped else item
@@ -193,7 +193,7 @@ class Trainer:
         """Asks fresh questions about a photo, mirrored in odd rounds, and keeps the hidden states."""
         flip = float(number % 2 and self.config.data.flip > 0)
         data = self.config.data.model_copy(update={"flip": flip, "captions": 0, "positives": 8, "negatives": 5})
-        cached = self.data.cache.read(photo, embeddings=False)
+        cached = self.data.read(photo, embeddings=False)
         sample = self.data.sample(photo, cached, random.Random(f"{self.config.seed} record {photo.id} {number}"), data)
         features = as_float(cached.features)
         features = mirror(features) if sample.flipped else features
@@ -218,7 +218,7 @@ class Trainer:
         features, recordings = [], []
         for photo in photos:
             recording = self._recording(photo, rng)
-            item = as_float(self.data.cache.read(photo).features)
+            item = as_float(self.data.read(photo).features)
             features.append(mirror(item) if recording.flipped else item)
             recordings.append(recording)
         masks = max(1, self.config.masks_per_photo)
@@ -231,7 +231,7 @@ class Trainer:
         upright = self.config.data.model_copy(update={"flip": 0.0})
         logits, exists = [torch.zeros(0)], [torch.zeros(0, dtype=torch.bool)]
         for photo in self.data.holdout:
-            cached = self.data.cache.read(photo, embeddings=False)
+            cached = self.data.read(photo, embeddings=False)
             sample = self.data.sample(photo, cached, random.Random(f"{self.config.seed} {photo.id}"), upright)
             features = as_float(cached.features)
             visual = self.model.project(features)

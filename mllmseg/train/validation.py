@@ -17,6 +17,7 @@ from mllmseg.eval.referring import evaluate, select_queries
 from mllmseg.inference.segmenter import Segmenter
 from mllmseg.inference.visualize import overlay, side_by_side, superpixel_overlay
 from mllmseg.models.mllmseg import MLLMSeg
+from mllmseg.train.batch import cache_entry
 from mllmseg.train.cache import FeatureCache
 from mllmseg.train.logging import RunLog
 
@@ -41,7 +42,7 @@ def validate(
     """
     model.eval()
     segmenter = Segmenter(model)
-    predictor = SegmenterPredictor(segmenter, features=lambda photo: cache.read(photo).features)
+    predictor = SegmenterPredictor(segmenter, features=lambda photo: cache.read(cache_entry(photo)).features)
     folder = run_log.folder / "val"
     report = evaluate(dataset, predictor, predictions_path=folder / f"step-{step:06d}.jsonl", limit=config.val_photos)
     group = report.groups.get("template") or report.groups.get("human")
@@ -67,7 +68,7 @@ def validate(
 def _picture(segmenter: Segmenter, photo: Photo, cache: FeatureCache, texts: Sequence[str]) -> Image.Image:
     """The photo's superpixels and the answers to a few sentences, side by side."""
     image = load_image(photo.path)
-    segmenter.set_features(cache.read(photo).features)
+    segmenter.set_features(cache.read(cache_entry(photo)).features)
     panels = [superpixel_overlay(image, segmenter.features.superpixels, scores=None, numbered=False)]
     for found in segmenter.segment(list(texts)):
         label = f"{found.query} ({found.score:.2f})"

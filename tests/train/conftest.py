@@ -16,6 +16,7 @@ from mllmseg.config import DataConfig, LossConfig, ModelConfig, StageConfig, Tra
 from mllmseg.data.datasets.coco_mini import CocoMini
 from mllmseg.models.partition import to_superpixels
 from mllmseg.structures import ImageFeatures, ImageInputs
+from mllmseg.train.batch import cache_entry
 from mllmseg.train.cache import FeatureCache
 
 NAMES = ("dog", "cat", "car", "horse", "sheep")
@@ -90,10 +91,8 @@ def run_settings(tmp_path_factory: pytest.TempPathFactory, tiny_config: ModelCon
     model = tiny_config.model_copy(update={"language_model": language_model})
     model.to_yaml(root / "model.yaml")
     cache = FeatureCache(root / "cache", model)
-    cache.folder.mkdir(parents=True)
-    for split in ("train", "val"):
-        for photo in CocoMini(root / "data", split).photos.values():
-            cache.write(photo, DrawnStack())  # type: ignore[arg-type]
+    photos = [photo for split in ("train", "val") for photo in CocoMini(root / "data", split).photos.values()]
+    cache.fill([cache_entry(photo) for photo in photos], stack=DrawnStack())  # type: ignore[arg-type]
 
     def settings(out: Path, **changes: Any) -> TrainConfig:
         plain: dict[str, Any] = {

@@ -15,8 +15,15 @@ from mllmseg.data.mixture import Sample
 from mllmseg.models.partition import to_superpixels
 from mllmseg.models.pooling import pool_superpixels, superpixel_geometry
 from mllmseg.structures import ImageFeatures
-from mllmseg.train.batch import OUTSIDE, UNNAMED, SuperpixelLabels, mirror, sample_targets, superpixel_labels
-from mllmseg.train.cache import CachedPhoto
+from mllmseg.train.batch import (
+    OUTSIDE,
+    UNNAMED,
+    CachedPhoto,
+    SuperpixelLabels,
+    mirror,
+    sample_targets,
+    superpixel_labels,
+)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from mllmseg.data.datasets.coco_mini import Photo
 from mllmseg.errors import CheckpointError, ConfigError, DataError
 from mllmseg.models.build import build_model
 from mllmseg.models.checkpoint import load_checkpoint, trained_state
+from mllmseg.train.cache import CacheEntry
 from mllmseg.train.pointing import Recording
 from mllmseg.train.steps import StepResult
 from mllmseg.train.trainer import Trainer, fill_cache, prepare_precision, step_rng
@@ -267,8 +268,8 @@ def test_filling_the_cache_ahead_names_the_folder(
 ) -> None:
     asked: list[int] = []
 
-    def fill(self: object, photos: list[Photo], *, workers: int) -> None:
-        asked.extend(photo.id for photo in photos)
+    def fill(self: object, entries: list[CacheEntry], **settings: object) -> None:
+        asked.extend(int(entry.path.stem) for entry in entries)
 
     monkeypatch.setattr("mllmseg.train.cache.FeatureCache.fill", fill)
     cache = fill_cache(run_settings(tmp_path, val_photos=1))
