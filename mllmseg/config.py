@@ -255,6 +255,7 @@ class TrainConfig(Config):
     masks_per_photo: int = pydantic.Field(2, ge=0)
     precision: Dtype = "bfloat16"
     seed: int = 0
+    loggers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ("tensorboard",)
     log_every: int = pydantic.Field(20, ge=1)
     val_every: int = pydantic.Field(500, ge=1)
     val_photos: int = pydantic.Field(40, ge=0)

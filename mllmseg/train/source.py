@@ -49,13 +49,13 @@ class TrainingData:
         for expression in self.train.expressions:
             self._expressions.setdefault(expression.image_id, []).append(expression)
 
-    def fill_cache(self, *, progress: bool = False) -> FillReport:
+    def fill_cache(self, *, skip_bad: bool = False, progress: bool = False) -> FillReport:
         """Computes the features of every photo the run reads, where they are missing."""
         photos = [*self.photos, *self.holdout]
         if self.config.val_photos:
             photos += validation_photos(self.val, self.config.val_photos)
         entries = [cache_entry(photo) for photo in photos]
-        return self.cache.fill(entries, workers=self.config.cache_workers, progress=progress)
+        return self.cache.fill(entries, workers=self.config.cache_workers, skip_bad=skip_bad, progress=progress)
 
     def read(self, photo: Photo, *, embeddings: bool = True) -> CachedPhoto:
         """A photo's cached features and the masks of its instances; `embeddings=False` leaves SAM's on disk."""

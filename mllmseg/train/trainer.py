@@ -33,7 +33,7 @@ from mllmseg.models.mllmseg import MLLMSeg
 from mllmseg.models.pooling import pool_superpixels
 from mllmseg.structures import ImageFeatures, Turn
 from mllmseg.train.batch import mirror, sample_targets
-from mllmseg.train.cache import FeatureCache
+from mllmseg.train.cache import FeatureCache, FillReport
 from mllmseg.train.calibration import fit_platt
 from mllmseg.train.logging import RunLog
 from mllmseg.train.optim import build_optimizer, learning_rate
@@ -80,7 +80,7 @@ class Trainer:
     def run(self) -> pathlib.Path:
         """Trains every stage that is not done yet; returns the folder of the final checkpoint."""
         self.data.fill_cache()
-        self.log = RunLog(self.out)
+        self.log = RunLog(self.out, self.config.loggers, self.config.model_dump(mode="json"))
         config, head = self.config, self.model.head
         self.run_stage("align", config.align, [*self.model.projector.parameters(), *head.parameters()], self.align_step)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -90,6 +90,7 @@ class Trainer:
         self.run_stage("point", config.point, head.parameters(), self.point_step)
         self.run_stage("refine", config.refine, [*head.prompt.parameters(), head.prior_weight], self.refine_step)
         self.calibrate()
+        self.log.close()
         final = self.out / "final"
         last = [name for name in STAGES if getattr(config, name).steps][-1]
         save_checkpoint(self.model, final, training=self.training_facts(last, getattr(config, last).steps))
@@ -315,11 +316,12 @@ class Trainer:
         return state
 
 
-def fill_cache(config: TrainConfig) -> FeatureCache:
+def fill_cache(
+    config: TrainConfig, *, skip_bad: bool = False, progress: bool = False
+) -> tuple[FeatureCache, FillReport]:
     """Computes the features a run will read, and nothing else: before the run, or on several machines at once."""
     data = TrainingData(config, ModelConfig.from_yaml(config.model))
-    data.fill_cache()
-    return data.cache
+    return data.cache, data.fill_cache(skip_bad=skip_bad, progress=progress)
 
 
 def _record_share(config: TrainConfig, rank: int, workers: int) -> None:
