@@ -18,6 +18,7 @@ from mllmseg.commands.data import data_app
 from mllmseg.errors import MLLMSegError
 
 if TYPE_CHECKING:
+    from mllmseg.config import TrainConfig
     from mllmseg.structures import Segmentation
 
 app = typer.Typer(
@@ -174,17 +175,38 @@ def train(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the configuration's 'out'.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the run needs: parameters, tokens, memory, time. Loads nothing.")
+    ] = False,
+    gpus: Annotated[int | None, typer.Option(min=1, help="For --dry-run: how many GPUs to plan for.")] = None,
+    tflops: Annotated[
+        float | None, typer.Option(min=0.1, help="For --dry-run: the speed of one of them; none: this machine's.")
+    ] = None,
 ) -> None:
     """Train a model; prints the folder of the finished checkpoint."""
     from mllmseg.config import TrainConfig
 
     settings = TrainConfig.from_yaml(config, overrides)
+    if dry_run:
+        _estimate(settings, gpus, tflops)
+        return
     _log_to_stderr()
     from mllmseg.models.allocator import keep_freed_memory
     from mllmseg.train.trainer import Trainer
 
     keep_freed_memory()
     typer.echo(Trainer(settings, resume=resume).run())
+
+
+def _estimate(settings: TrainConfig, gpus: int | None, tflops: float | None) -> None:
+    from mllmseg.config import ModelConfig
+
+    model = ModelConfig.from_yaml(settings.model)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from mllmseg.train.estimate import describe, planned_gpus
+
+    for line in describe(settings, model, gpus=gpus or planned_gpus(), tflops=tflops):
+        typer.echo(line)
 
 
 def _log_to_stderr() -> None:
