@@ -9,6 +9,7 @@ else the machine does meets all alike:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import pathlib
 import platform
 import random
@@ -29,9 +30,11 @@ from mllmseg.models.allocator import keep_freed_memory
 from mllmseg.models.build import build_model, build_vision_stack
 from mllmseg.models.mllmseg import MLLMSeg
 from mllmseg.models.projector import Projector, build_projector
+from mllmseg.models.skeleton import build_skeleton
 from mllmseg.structures import ImageFeatures
 from mllmseg.train.batch import CachedPhoto, cache_entry, cached_photo, sample_targets
 from mllmseg.train.cache import FeatureCache
+from mllmseg.train.estimate import Layout, Tokens, memory_of
 from mllmseg.train.source import TrainingData
 from mllmseg.train.steps import instruct_loss
 
@@ -49,6 +52,8 @@ class Variant:
     seconds: list[float]
     visual: list[int]
     text: list[int]
+    kept: float = 0.0  # bytes that autograd keeps for the backward pass of a step
+    estimate: float = 0.0  # what `mllmseg train --dry-run` would say
 
 
 def main() -> None:
@@ -84,15 +89,48 @@ def measure(arguments: argparse.Namespace, folder: pathlib.Path) -> str:
             parameter.data = parameter.data.bfloat16()
     variants = make_variants(model, model_config, folder, photos)
     encoder = ConversationEncoder(model.mllm.tokenizer, model_config.language_model.system_prompt)
+    skeleton = build_skeleton(model_config)
     for number, photo in enumerate([photos[0], *photos]):
         for variant in variants:
-            spent, visual, text = step(model, variant, data, encoder, photo, config)
+            with Activations(model) if not number else contextlib.nullcontext() as activations:
+                spent, visual, text = step(model, variant, data, encoder, photo, config)
+            if activations is not None:
+                tokens = Tokens(visual, text, 0)
+                variant.kept = activations.bytes
+                memory = memory_of(skeleton, model_config, tokens, 1, Layout(), precision="bfloat16")
+                variant.estimate = memory.activations
             print(f"{photo.path.name} {variant.name}: {spent:.2f} s, {visual} visual tokens", file=sys.stderr)
             if number:
                 variant.seconds.append(spent)
                 variant.visual.append(visual)
                 variant.text.append(text)
     return report(variants, arguments)
+
+
+class Activations:
+    """Counts what autograd keeps for the backward pass, weights apart."""
+
+    def __init__(self, model: MLLMSeg) -> None:
+        self.weights = {item.untyped_storage().data_ptr() for item in model.parameters()}
+        self.kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
+
+    def __enter__(self) -> Activations:
+        self.hooks.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.hooks.__exit__(*_)
+
+    @property
+    def bytes(self) -> int:
+        """All of it."""
+        return sum(storage.nbytes() for place, storage in self.kept.items() if place not in self.weights)
+
+    def _keep(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        self.kept[storage.data_ptr()] = storage
+        return tensor
 
 
 def make_variants(model: MLLMSeg, config: ModelConfig, folder: pathlib.Path, photos: list[Photo]) -> list[Variant]:
@@ -184,8 +222,11 @@ def report(variants: list[Variant], arguments: argparse.Namespace) -> str:
         "",
         f"    python {shlex.join(sys.argv)}",
         "",
-        "| features | visual tokens | text tokens | s a step (median) | samples/s | time against the first |",
-        "|---|---|---|---|---|---|",
+        (
+            "| features | visual tokens | text tokens | s a step (median) | samples/s | time against the first "
+            "| activations of the first photo, GB | as estimated |"
+        ),
+        "|---|---|---|---|---|---|---|---|",
     ]
     for variant in variants:
         seconds = statistics.median(variant.seconds)
@@ -193,7 +234,8 @@ def report(variants: list[Variant], arguments: argparse.Namespace) -> str:
         low, high = min(ratios), max(ratios)
         lines.append(
             f"| {variant.name} | {statistics.mean(variant.visual):.0f} | {statistics.mean(variant.text):.0f} "
-            f"| {seconds:.2f} | {1 / seconds:.3f} | {seconds / base:.2f} × ({low:.2f} to {high:.2f} by photo) |"
+            f"| {seconds:.2f} | {1 / seconds:.3f} | {seconds / base:.2f} × ({low:.2f} to {high:.2f} by photo) "
+            f"| {variant.kept / 1e9:.2f} | {variant.estimate / 1e9:.2f} |"
         )
     return "\n".join(lines) + "\n"
 
