@@ -152,8 +152,7 @@ def _count(module: nn.Module) -> int:
 
 
 def _tied(host: Any) -> bool:
-    # On the meta device from_config has not tied them yet.
-    return bool(getattr(host.config.get_text_config(), "tie_word_embeddings", False))
+    return host.get_output_embeddings().weight is host.get_input_embeddings().weight
 
 
 def _linear(decoder: nn.Module) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from mllmseg.config import LanguageModelConfig, LoraConfig, ModelConfig
@@ -51,6 +52,26 @@ def test_every_part_has_as_many_parameters_as_the_model(
 
 def parts_vocabulary(model: Any) -> int:
     return len(model.mllm.word_embeddings())
+
+
+@pytest.mark.parametrize("kind", ["llava", "qwen2_5_vl", "qwen3_vl", "smolvlm", "internvl"])
+def test_a_vlm_is_its_language_model_and_what_looks_at_pixels(
+    tmp_path: Path, tiny_config: ModelConfig, kind: str
+) -> None:
+    """transformers' default configs, billions of parameters none of which is ever there."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    settings = AutoConfig.for_model(kind)
+    settings.save_pretrained(tmp_path)
+    changes = {
+        "language_model": LanguageModelConfig(name=str(tmp_path)),
+        "vision_tower": tiny_config.vision_tower.model_copy(update={"name": "host"}),
+    }
+    parts = {part.name: part.parameters for part in build_skeleton(tiny_config.model_copy(update=changes)).parts}
+    with torch.device("meta"):
+        whole = AutoModelForImageTextToText.from_config(settings)
+    assert parts["vision tower (the host's own)"] > 1e8
+    assert parts["language model"] + parts["vision tower (the host's own)"] == count(whole)
 
 
 def test_what_bitsandbytes_would_quantise_are_the_layers_linear_weights(tiny_config: ModelConfig) -> None:
