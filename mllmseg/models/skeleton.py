@@ -79,7 +79,8 @@ def build_skeleton(config: ModelConfig) -> Skeleton:
     unknown: list[str] = []
     sees = str(config.vision_tower.name) == "host"  # a VLM looks at the picture itself
     with torch.device("meta"):
-        parts = [Part("SAM", _count(build_sam(config.sam, None)), False)]
+        sam = build_sam(config.sam, None)
+        parts = [Part("SAM", _count(sam), False)]
         host, settings = _host(config.language_model, unknown)
         if not sees:
             tower = _tower(config.vision_tower, unknown)
@@ -103,6 +104,8 @@ def build_skeleton(config: ModelConfig) -> Skeleton:
             Part("head", _head(config, text.hidden_size), True),
         ]
     trainable = getattr(config, "trainable", ("projector", "lora", "head"))
+    if "mask_decoder" in trainable:
+        parts.append(Part("mask_decoder", _count(sam.mask_decoder), True))
     parts = [_frozen_unless_chosen(part, trainable) for part in parts if part.parameters]
     return Skeleton(tuple(parts), _shape(text), tuple(unknown))
 
