@@ -36,7 +36,10 @@ HEAVY_OWNERS: dict[str, set[str]] = {
     "deepspeed": {"mllmseg.train.engine"},
     "segment_anything": {"mllmseg.models.sam", "mllmseg.models._segment_anything"},
     "peft": {"mllmseg.models.mllm"},
-    "transformers": {"mllmseg.models.mllm", "mllmseg.models.vision_tower", "mllmseg.weights"},
+    "transformers": {
+        "mllmseg.models.host", "mllmseg.models.host_tower", "mllmseg.models.mllm", "mllmseg.models.vision_tower",
+        "mllmseg.weights",
+    },
     "gradio": {"demo"},
 }
 # Modules the command line loads at once: everything slow is imported inside their functions.
