@@ -210,13 +210,13 @@ class ModelConfig(Config):
         tower, name = self.vision_tower, self.language_model.name
         if tower.name == "host" and tower.checkpoint != name:
             raise ValueError(
-                f"vision_tower.checkpoint is {tower.checkpoint!r}, but the 'host' tower is that of language_model.name, "
-                f"{name!r}: write the same in both"
+                f"vision_tower.checkpoint is {tower.checkpoint!r}, but the 'host' tower is that of "
+                f"language_model.name, {name!r}: write the same in both"
             )
         if self.projector.name == "pooled" and tower.name != "host":
             raise ValueError(
-                f"projector.name is 'pooled', which needs features in the language model's own space: vision_tower.name "
-                f"must be 'host', not '{tower.name}'"
+                "projector.name is 'pooled', which needs features in the language model's own space: "
+                f"vision_tower.name must be 'host', not '{tower.name}'"
             )
         return self
 

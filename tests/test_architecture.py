@@ -37,7 +37,10 @@ HEAVY_OWNERS: dict[str, set[str]] = {
     "segment_anything": {"mllmseg.models.sam", "mllmseg.models._segment_anything"},
     "peft": {"mllmseg.models.mllm"},
     "transformers": {
-        "mllmseg.models.host", "mllmseg.models.host_tower", "mllmseg.models.mllm", "mllmseg.models.vision_tower",
+        "mllmseg.models.host",
+        "mllmseg.models.host_tower",
+        "mllmseg.models.mllm",
+        "mllmseg.models.vision_tower",
         "mllmseg.weights",
     },
     "gradio": {"demo"},

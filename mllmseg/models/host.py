@@ -105,7 +105,7 @@ def _auto_class(settings: Any, source: str | os.PathLike[str]) -> Any:
 
 
 def _quantization(config: LanguageModelConfig, settings: Any, auto_class: Any) -> BitsAndBytesConfig | None:
-    """What bitsandbytes does to the decoder's linear layers. The output head and all that looks at pixels are spared."""
+    """What bitsandbytes does to the decoder's linear layers; the output head and all that sees are spared."""
     if config.quantization == "none":
         return None
     if importlib.util.find_spec("bitsandbytes") is None:

@@ -150,8 +150,8 @@ class Mllm(nn.Module):
 
         Args:
             input_ids: `[B, T]` int64 with one image placeholder per visual token.
-            visual_tokens: `[V, (1 + k) * D]` in the order of the placeholders (`VisualTokens.embeddings`), or None where
-                `input_ids` hold none.
+            visual_tokens: `[V, (1 + k) * D]` in the order of the placeholders (`VisualTokens.embeddings`), or None
+                where `input_ids` hold none.
             attention_mask: `[B, 1, T, K]` bool, True where a query may look.
             position_ids: `[B, T]` int64.
             past_key_values: a cache of the prefix; extended in place.
@@ -221,9 +221,7 @@ def build_mllm(config: LanguageModelConfig, source: str | os.PathLike[str], host
     return Mllm(host.language_model, tokenizer, _peft_config(config, tokenizer, host))
 
 
-def _peft_config(
-    config: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase, host: Host
-) -> PeftLoraConfig | None:
+def _peft_config(config: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase, host: Host) -> PeftLoraConfig | None:
     if config.lora.r == 0:
         return None
     language_model = host.language_model
