@@ -34,12 +34,12 @@ class HostTower(VisionTower):
         source: its folder or hub id, for its mean and deviation of pixels.
     """
 
-    def __init__(self, vision: nn.Module, source: str | os.PathLike[str]) -> None:
+    def __init__(self, vision: Any, source: str | os.PathLike[str]) -> None:
         super().__init__()
-        self.model: Any = vision
-        settings = self.model.config
+        self.model = vision
+        settings = vision.config
         vision_settings = settings.vision_config
-        takes = inspect.signature(self.model.get_image_features).parameters
+        takes = inspect.signature(vision.get_image_features).parameters
         self._takes_grid = "image_grid_thw" in takes
         self._takes_several_images = "pixel_attention_mask" in takes
         self.square = not self._takes_grid
@@ -75,10 +75,11 @@ class HostTower(VisionTower):
         return features.transpose(1, 2).reshape(len(features), self.hidden_size, *grid)
 
     def _image_features(self, pixels: Tensor) -> Any:
+        model: Any = self.model
         if self._takes_grid:
-            patches, grid = flatten_patches(pixels, self.model.config.vision_config)
-            return self.model.get_image_features(pixel_values=patches, image_grid_thw=grid)
-        return self.model.get_image_features(pixel_values=pixels[:, None] if self._takes_several_images else pixels)
+            patches, grid = flatten_patches(pixels, model.config.vision_config)
+            return model.get_image_features(pixel_values=patches, image_grid_thw=grid)
+        return model.get_image_features(pixel_values=pixels[:, None] if self._takes_several_images else pixels)
 
 
 def flatten_patches(pixels: Tensor, vision_settings: Any) -> tuple[Tensor, Tensor]:

@@ -255,8 +255,8 @@ class PooledProjector(Projector):
         self.width = out_channels
         self.sspe = SuperpixelPositionEmbedding(out_channels, hidden_size=config.hidden_size) if config.sspe else None
         if self.sspe is not None:
-            nn.init.zeros_(self.sspe.layers[-1].weight)
-            nn.init.zeros_(self.sspe.layers[-1].bias)
+            for parameter in self.sspe.layers[-1].parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, patch_features: Tensor, superpixels: Superpixels) -> VisualTokens:
         """See `Projector.forward`; T = S and the assignment is the identity."""

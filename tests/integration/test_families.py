@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +35,7 @@ BRANCHES = [
 
 @pytest.fixture(scope="module")
 def picture() -> Image.Image:
-    canvas = Image.new("RGB", (96, 64), (90, 90, 90))
+    canvas = Image.new("RGB", (128, 96), (90, 90, 90))
     draw = ImageDraw.Draw(canvas)
     draw.rectangle((6, 10, 36, 50), fill=(200, 40, 40))
     draw.ellipse((52, 12, 90, 52), fill=(40, 60, 210))
@@ -52,10 +52,13 @@ def one_sam() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def seen(tiny_config: ModelConfig, picture: Image.Image, one_sam: None) -> ImageFeatures:
-    """What the frozen stages say of the picture, with a random DINOv2."""
+def seen(
+    tiny_config: ModelConfig, picture: Image.Image, make_features: Callable[..., ImageFeatures], one_sam: None
+) -> ImageFeatures:
+    """What the frozen stages say of the picture, with a random DINOv2; superpixels that a random SAM would not find."""
     stack = build.build_vision_stack(tiny_config)
-    return stack.encode_image(preprocess(picture, **stack.tower_input))
+    found = stack.encode_image(preprocess(picture, **stack.tower_input))
+    return replace(found, superpixels=make_features(4).superpixels)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +97,7 @@ def test_a_packed_branch_reads_as_if_it_were_alone(model: MLLMSeg, segmenter: Se
     torch.testing.assert_close(together.images[0].exist_logits, exists, **options)
     # and it does see the picture
     other = segmenter.features.patch_features.flip(-1) + 1
-    features = ImageFeatures(None, segmenter.features.superpixels, other, (683, 1024), (64, 96))
+    features = ImageFeatures(None, segmenter.features.superpixels, other, (768, 1024), (96, 128))
     assert (read(model, features, BRANCHES).text_logits - together.text_logits).abs().max() > 10 * TOLERANCE
 
 
@@ -168,7 +171,7 @@ def test_every_trained_part_gets_a_gradient_and_the_loss_falls(model: MLLMSeg, s
         result.loss.backward()
         optimizer.step()
         losses.append(result.figures["loss"])
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < 0.95 * losses[0]
     grads = {name: item.grad for name, item in model.named_parameters() if item.grad is not None}
     assert {name.split(".")[0] for name, grad in grads.items() if grad.any()} == {"projector", "mllm", "head"}
     assert all("lora_" in name or "trainable_tokens" in name for name in grads if name.startswith("mllm."))
@@ -184,7 +187,7 @@ def test_it_is_saved_and_loaded(model: MLLMSeg, segmenter: Segmenter, tmp_path: 
     loaded.set_features(segmenter.features)
     one, other = (item.segment("the circle", threshold=0) for item in (segmenter, loaded))
     assert abs(one.score - other.score) < TOLERANCE
-    assert one.masks.shape == other.masks.shape == (1, 64, 96)
+    assert one.masks.shape == other.masks.shape == (1, 96, 128)
     # A pixel whose logit is all but zero may fall to either side.
     assert (one.masks != other.masks).float().mean() < 1e-3
 
