@@ -14,6 +14,7 @@ import typer
 from mllmseg.commands import evaluate
 from mllmseg.commands.chat import chat
 from mllmseg.commands.data import data_app
+from mllmseg.commands.export import export
 from mllmseg.errors import MLLMSegError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(evaluate.predict_app, name="predict")
 app.command("score")(evaluate.score)
 app.add_typer(evaluate.eval_app, name="eval")
+app.command("export")(export)
 
 ProgressOption = Annotated[
     bool | None,

@@ -46,7 +46,7 @@ class HostTower(VisionTower):
         self.patch_size = _token_size(settings)
         self.deepstack = len(getattr(vision_settings, "deepstack_visual_indexes", None) or ())
         self.hidden_size = (1 + self.deepstack) * int(settings.get_text_config().hidden_size)
-        self.mean, self.std = _pixel_statistics(source)
+        self.mean, self.std = _pixel_statistics(_image_processor(source))
 
     @torch.no_grad()
     def encode(
@@ -134,11 +134,19 @@ def _token_size(settings: Any) -> int:
     return int(size * getattr(settings, "scale_factor", 1))
 
 
-def _pixel_statistics(source: str | os.PathLike[str]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of each channel in 0..255, as the VLM's image processor has them."""
+def copy_image_processor(source: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:
+    """Writes the image processor of the VLM `source` beside an exported model."""
+    _image_processor(source).save_pretrained(folder)
+
+
+def _image_processor(source: str | os.PathLike[str]) -> Any:
     try:
-        processor = AutoImageProcessor.from_pretrained(source, backend="pil")  # the other backend needs torchvision
+        return AutoImageProcessor.from_pretrained(source, backend="pil")  # the other backend needs torchvision
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{source}: the VLM's image processor cannot be read: {error}") from error
+
+
+def _pixel_statistics(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each channel in 0..255, as the VLM's image processor has them."""
     mean, std = (tuple(255.0 * value for value in values) for values in (processor.image_mean, processor.image_std))
     return mean, std

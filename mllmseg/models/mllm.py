@@ -7,6 +7,7 @@ D LLM width, k DeepStack layers (0 for most models).
 from __future__ import annotations
 
 import os
+import pathlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from mllmseg.config import LanguageModelConfig
 from mllmseg.constants import IMAGE_TOKEN, NEW_TOKENS, REJ_TOKEN, SEG_TOKEN
 from mllmseg.errors import AlignmentError, ConfigError
-from mllmseg.models.host import Host, decoder_name
+from mllmseg.models.host import Host, decoder_name, join
 from mllmseg.structures import PackedText
 
 
@@ -114,6 +115,33 @@ class Mllm(nn.Module):
             self._hook.remove()
             self.language_model = self.language_model.merge_and_unload()
             self._hook = self.embedding.register_forward_hook(self._insert_visual_tokens)
+
+    def save_adapter(self, folder: str | os.PathLike[str], base: str) -> None:
+        """Writes LoRA and the new rows as a PEFT adapter, with the tokenizer that tells how many rows there are.
+
+        Args:
+            folder: where.
+            base: what the adapter says it belongs to.
+        """
+        for config in self.language_model.peft_config.values():
+            config.base_model_name_or_path = base
+        self.language_model.save_pretrained(folder, save_embedding_layers=False)
+        (pathlib.Path(folder) / "README.md").unlink(missing_ok=True)  # a form to fill in
+        self.tokenizer.save_pretrained(folder)
+        _readable_by_all(folder)
+
+    def save_merged(self, folder: str | os.PathLike[str], vision: Any) -> None:
+        """Writes the language model with LoRA merged; a VLM whole, with the `vision` that was taken from it.
+
+        Raises:
+            ConfigError: it is quantised.
+        """
+        if self.is_quantized:
+            raise ConfigError("LoRA cannot be merged into a quantised language model without losing most of it")
+        self.merge_lora()
+        join(Host(self.language_model, vision)).save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        _readable_by_all(folder)
 
     def new_cache(self) -> DynamicCache:
         """An empty KV cache that keeps every token, so that a mask alone says who may look at whom."""
@@ -252,6 +280,11 @@ def _add_rows(language_model: Any, vocabulary: int) -> None:
     with torch.no_grad():
         for layer in (language_model.get_input_embeddings(), language_model.get_output_embeddings()):
             layer.weight[old:] = layer.weight[:old].mean(0)
+
+
+def _readable_by_all(folder: str | os.PathLike[str]) -> None:
+    for path in pathlib.Path(folder).glob("*.safetensors"):
+        path.chmod(0o644)  # safetensors writes for the owner only
 
 
 def branch_attention_mask(texts: list[PackedText], *, cached: int = 0) -> Tensor:
