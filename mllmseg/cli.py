@@ -15,6 +15,7 @@ from mllmseg.commands import evaluate
 from mllmseg.commands.cache import ConfigArgument, OverridesArgument, cache_app
 from mllmseg.commands.chat import chat
 from mllmseg.commands.data import data_app
+from mllmseg.commands.export import export
 from mllmseg.errors import MLLMSegError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ app.add_typer(cache_app, name="cache")
 app.add_typer(evaluate.predict_app, name="predict")
 app.command("score")(evaluate.score)
 app.add_typer(evaluate.eval_app, name="eval")
+app.command("export")(export)
 
 ProgressOption = Annotated[
     bool | None,
