@@ -33,9 +33,9 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
 
 def test_overrides_are_yaml_values_and_the_last_one_counts(path: Path) -> None:
     config = TrainConfig.from_yaml(
-        path, ["seed=3", "seed=4", "data.photos=null", "align.learning_rate=1e-2", "losses.text=0.5", "out=a=b"]
+        path, ["seed=3", "seed=4", "data.root=null", "align.learning_rate=1e-2", "losses.text=0.5", "out=a=b"]
     )
-    assert (config.seed, config.data.photos, config.align.learning_rate, config.losses.text) == (4, None, 0.01, 0.5)
+    assert (config.seed, config.data.root, config.align.learning_rate, config.losses.text) == (4, None, 0.01, 0.5)
     assert config.out == "a=b"
     assert config.losses.mask_bce == TrainConfig.from_yaml(path).losses.mask_bce
 

@@ -90,9 +90,14 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> MLLMSeg:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder}: no {name} in it; give a folder written by training or export")
     model = build_model(ModelConfig.from_yaml(folder / CONFIG_FILE))
-    try:
-        state = load_file(folder / MODEL_FILE)
-    except SafetensorError as error:
-        raise CheckpointError(f"{folder / MODEL_FILE} is damaged ({error}); fetch or export it again") from error
-    load_trained_state(model, state, source=str(folder / MODEL_FILE))
+    load_trained_file(model, folder / MODEL_FILE)
     return model.eval()
+
+
+def load_trained_file(model: nn.Module, path: pathlib.Path) -> None:
+    """Copies a checkpoint's tensors into the model. Raises CheckpointError where they are damaged or do not fit."""
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is missing or damaged ({error}); fetch or export it again") from error
+    load_trained_state(model, state, source=str(path))
