@@ -157,7 +157,8 @@ class TrainingData:
                 return read(image, self.rng(stage, number))
             except DataError as error:
                 self.bad.add(image.id, error)
-        raise DataError(f"{self.sources[image.source].name}: every image is bad: {self.bad.report()}")
+                last = error
+        raise DataError(f"{self.sources[image.source].name}: every image is bad, the last: {image.id}: {last}")
 
     def sample(
         self,
