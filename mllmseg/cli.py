@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mllmseg.commands import evaluate
+from mllmseg.commands.cache import ConfigArgument, OverridesArgument, cache_app
 from mllmseg.commands.chat import chat
 from mllmseg.commands.data import data_app
 from mllmseg.errors import MLLMSegError
@@ -30,6 +31,7 @@ weights_app = typer.Typer(help="Pre-trained weights: list, fetch, verify.", no_a
 app.add_typer(weights_app, name="weights")
 app.command("chat")(chat)
 app.add_typer(data_app, name="data")
+app.add_typer(cache_app, name="cache")
 app.add_typer(evaluate.predict_app, name="predict")
 app.command("score")(evaluate.score)
 app.add_typer(evaluate.eval_app, name="eval")
@@ -167,12 +169,6 @@ def segment(
         _show(found, segmenter.timings, [path for path in [overlay, superpixels, *masks] if path])
 
 
-ConfigArgument = Annotated[Path, typer.Argument(help="A training configuration (YAML).", show_default=False)]
-OverridesArgument = Annotated[
-    list[str] | None, typer.Argument(help="Settings to change, as key.sub=value.", metavar="[KEY=VALUE]…")
-]
-
-
 @app.command("train")
 def train(
     config: ConfigArgument,
@@ -189,18 +185,6 @@ def train(
 
     keep_freed_memory()
     typer.echo(Trainer(settings, resume=resume).run())
-
-
-@app.command("cache")
-def cache(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
-    """Compute what the frozen encoders say about a run's photos, ahead of the run; prints the folder."""
-    from mllmseg.config import TrainConfig
-
-    settings = TrainConfig.from_yaml(config, overrides)
-    _log_to_stderr()
-    from mllmseg.train.trainer import fill_cache
-
-    typer.echo(fill_cache(settings).folder)
 
 
 def _log_to_stderr() -> None:

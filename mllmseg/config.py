@@ -307,12 +307,13 @@ class TrainConfig(Config):
     masks_per_photo: int = pydantic.Field(2, ge=0)
     precision: Dtype = "bfloat16"
     seed: int = 0
+    loggers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ("tensorboard",)
     log_every: int = pydantic.Field(20, ge=1)
     val_every: int = pydantic.Field(500, ge=1)
     val_photos: int = pydantic.Field(40, ge=0)
     checkpoint_every: int = pydantic.Field(250, ge=1)
     cache_workers: int = pydantic.Field(2, ge=1)
-    cache_embeddings: bool = True
+    cache_embeddings: bool = True  # masks and validation read SAM's image embeddings; the cache is a third without
 
     @pydantic.model_validator(mode="after")
     def _one_origin(self) -> Self:

@@ -41,8 +41,8 @@ HEAVY_OWNERS: dict[str, set[str]] = {
 }
 # Modules the command line loads at once: everything slow is imported inside their functions.
 LIGHT = (
-    "mllmseg", "mllmseg.cli", "mllmseg.commands.chat", "mllmseg.commands.data", "mllmseg.commands.evaluate",
-    "mllmseg.doctor", "mllmseg.weights", "mllmseg.package_index", "mllmseg.progress",
+    "mllmseg", "mllmseg.cli", "mllmseg.commands.cache", "mllmseg.commands.chat", "mllmseg.commands.data",
+    "mllmseg.commands.evaluate", "mllmseg.doctor", "mllmseg.weights", "mllmseg.package_index", "mllmseg.progress",
 )  # fmt: skip
 SLOW_LIBRARIES = {
     "accelerate", "bitsandbytes", "deepspeed", "gguf", "gradio", "matplotlib", "pandas", "peft", "pycocotools",

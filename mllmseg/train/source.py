@@ -81,15 +81,21 @@ class TrainingData:
             if getattr(config, name).steps:
                 self._mixture(name)  # a stage with nothing to read is found now, not hours later
 
-    def fill_cache(self, *, progress: bool = False) -> FillReport:
-        """Computes the features of every image the run reads, where they are missing; files the bad ones."""
+    def fill_cache(self, *, skip_bad: bool = False, progress: bool = False) -> FillReport:
+        """Computes the features of every image the run reads, where they are missing; files the bad ones.
+
+        Args:
+            skip_bad: report bad images even where they are to end the run.
+            progress: show a bar.
+        """
         images = [*self.photos, *self.holdout]
         entries = [self.entry(image) for image in images]
         names = {entry.name: image.id for entry, image in zip(entries, images, strict=True)}
         if self.validation is not None:
             entries += [CacheEntry(path) for path in self.validation.images()]
-        report = self.cache.fill(entries, workers=self.config.cache_workers, skip_bad=self.bad.skip, progress=progress)
-        for name, problem in report.bad:
+        skip_bad = skip_bad or self.bad.skip
+        report = self.cache.fill(entries, workers=self.config.cache_workers, skip_bad=skip_bad, progress=progress)
+        for name, problem in report.bad if self.bad.skip else ():
             self.bad.add(names.get(name, name), DataError(problem))
         return report
 

@@ -36,7 +36,7 @@ from mllmseg.models.mllmseg import MLLMSeg
 from mllmseg.models.pooling import pool_superpixels
 from mllmseg.structures import ImageFeatures, Turn, VisualTokens
 from mllmseg.train.batch import SuperpixelLabels, Targets, mirror, sample_targets
-from mllmseg.train.cache import FeatureCache
+from mllmseg.train.cache import FeatureCache, FillReport
 from mllmseg.train.calibration import fit_platt
 from mllmseg.train.logging import RunLog
 from mllmseg.train.optim import build_optimizer, learning_rate
@@ -96,7 +96,7 @@ class Trainer:
     def run(self) -> pathlib.Path:
         """Trains every stage that is not done yet; returns the folder of the final checkpoint."""
         self.data.fill_cache()
-        self.log = RunLog(self.out)
+        self.log = RunLog(self.out, self.config.loggers, self.config.model_dump(mode="json"))
         config, head = self.config, self.model.head
         self.run_stage("align", config.align, [*self.model.projector.parameters(), *head.parameters()], self.align_step)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -106,6 +106,7 @@ class Trainer:
         self.run_stage("point", config.point, head.parameters(), self.point_step)
         self.run_stage("refine", config.refine, [*head.prompt.parameters(), head.prior_weight], self.refine_step)
         self.calibrate()
+        self.log.close()
         if self.data.bad.found:
             self.data.bad.save(self.out / BAD_SAMPLES_FILE)
             log.warning("%s; all are in %s", self.data.bad.report(), self.out / BAD_SAMPLES_FILE)
@@ -371,11 +372,12 @@ class Trainer:
         return state
 
 
-def fill_cache(config: TrainConfig) -> FeatureCache:
+def fill_cache(
+    config: TrainConfig, *, skip_bad: bool = False, progress: bool = False
+) -> tuple[FeatureCache, FillReport]:
     """Computes the features a run will read, and nothing else: before the run, or on several machines at once."""
     data = TrainingData(config, initial_model_config(config))
-    data.fill_cache()
-    return data.cache
+    return data.cache, data.fill_cache(skip_bad=skip_bad, progress=progress)
 
 
 def _record_share(config: TrainConfig, rank: int, workers: int) -> None:

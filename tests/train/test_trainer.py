@@ -260,6 +260,6 @@ def test_filling_the_cache_ahead_names_the_folder(
         return FillReport(0, 0, ())
 
     monkeypatch.setattr("mllmseg.train.cache.FeatureCache.fill", fill)
-    cache = fill_cache(run_settings(tmp_path, val_photos=1))
+    cache, _ = fill_cache(run_settings(tmp_path, val_photos=1))
     assert asked == [1, 2, 3, 4]
     assert cache.folder.parent == Path(run_settings(tmp_path).cache)
