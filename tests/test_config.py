@@ -40,6 +40,12 @@ def test_overrides_are_yaml_values_and_the_last_one_counts(path: Path) -> None:
     assert config.losses.mask_bce == TrainConfig.from_yaml(path).losses.mask_bce
 
 
+def test_an_override_reaches_into_a_list(path: Path) -> None:
+    path.write_text(TRAIN.replace("{root: d}", "{sources: [{name: coco-mini}, {name: 'vqa:a.json'}]}"))
+    config = TrainConfig.from_yaml(path, ["data.sources.1.root=images", "data.sources.1.weight=2.5"])
+    assert [(item.root, item.weight) for item in config.data.sources] == [(None, 1.0), ("images", 2.5)]
+
+
 def test_an_override_may_hold_a_whole_section(path: Path) -> None:
     assert TrainConfig.from_yaml(path, ["align={steps: 5, batch_size: 3}"]).align.batch_size == 3
 
@@ -54,10 +60,14 @@ def test_an_override_may_hold_a_whole_section(path: Path) -> None:
         ("seed", "override 'seed' is not of the form key.sub=value"),
         ("seed.more=1", "'seed' holds a value, not a section"),
         ("seed={", "not a YAML value"),
+        ("data.sources.1.name=x", "'1' is none of the list's 1 entries"),
+        ("data.sources.name=x", "'name' is none of the list's 1 entries"),
+        ("data.sources.0.weigth=2", "unknown key 'data.sources.0.weigth': did you mean 'weight'?"),
+        ("data.sources=[]", "'data.sources' = []: Tuple should have at least 1 item"),
     ],
 )
 def test_a_bad_override_is_explained(path: Path, override: str, problem: str) -> None:
-    path.write_text(TRAIN + "seed: 0\n")
+    path.write_text(TRAIN.replace("{root: d}", "{root: d, sources: [{name: coco-mini}]}") + "seed: 0\n")
     with pytest.raises(ConfigError) as caught:
         TrainConfig.from_yaml(path, [override])
     assert problem in str(caught.value)

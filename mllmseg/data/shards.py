@@ -34,10 +34,8 @@ def read_bytes(path: pathlib.Path) -> bytes:
         with shard.open("rb") as stream:
             stream.seek(offset)
             content = stream.read(length)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     if len(content) != length:
         raise DataError(f"{shard}: ends within {name}; copy the shard again")
     return content
@@ -65,7 +63,7 @@ def members(shard: pathlib.Path) -> Members:
     try:
         facts = shard.stat()
     except OSError as error:
-        raise DataError(f"{shard}: cannot be read: {error}") from error
+        raise DataError(f"{shard}: cannot be read ({error.strerror or error})") from error
     return _members(shard, facts.st_size, facts.st_mtime_ns)
 
 
