@@ -68,13 +68,13 @@ def verify(
 
     `mllmseg cache CONFIG` computes the images of what was set aside anew, and nothing else.
     """
-    from mllmseg.config import ModelConfig, TrainConfig
+    from mllmseg.config import TrainConfig
 
     settings = TrainConfig.from_yaml(config, overrides)
-    model = ModelConfig.from_yaml(settings.model)
     from mllmseg.train.cache import FeatureCache
+    from mllmseg.train.start import initial_model_config
 
-    cache = FeatureCache(settings.cache, model)
+    cache = FeatureCache(settings.cache, initial_model_config(settings))
     problems = cache.verify(set_aside=not keep, progress=progress and sys.stderr.isatty())
     for problem in problems.values():
         typer.echo(problem)

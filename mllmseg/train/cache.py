@@ -54,8 +54,9 @@ class FeatureCache:
     def index(self) -> Index:
         """Which image lies where."""
         if self._index is None:
-            self._index = Index(self.folder)
-            self._index.refresh()
+            index = Index(self.folder)
+            index.refresh()
+            self._index = index  # only now: threads that read ahead may ask meanwhile
         return self._index
 
     def __contains__(self, entry: CacheEntry) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from mllmseg.data.datasets.coco_mini import Box
-from mllmseg.errors import DataError
+from mllmseg.data.shards import read_bytes, stat
 from mllmseg.structures import ImageFeatures
 
 
@@ -24,7 +24,7 @@ class CacheEntry:
     """One image that the frozen stages should look at.
 
     Attributes:
-        path: the image file; for streamed data a name that stays the same from run to run.
+        path: the image file, on the disk or in a shard; for streamed data a name that stays the same from run to run.
         boxes: id → (x, y, width, height) in pixels of the image: SAM estimates a mask for each.
         size: (height, width) as the labels have it, compared with the image's own; None: not known.
         data: the file's bytes, where it does not lie at `path`.
@@ -51,17 +51,13 @@ class CacheEntry:
         """How the image looks from outside, without reading it. Raises OSError where there is no such file."""
         if self.data is not None:
             return Stamp(len(self.data), 0)
-        found = self.path.stat()
-        return Stamp(found.st_size, found.st_mtime_ns)
+        return Stamp(*stat(self.path))
 
     def read(self) -> bytes:
         """The file's bytes. Raises DataError where it cannot be read."""
         if self.data is not None:
             return self.data
-        try:
-            return self.path.read_bytes()
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot be read ({error.strerror or error})") from error
+        return read_bytes(self.path)
 
 
 @dataclass(frozen=True)
