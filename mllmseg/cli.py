@@ -201,12 +201,11 @@ def train(
 
 
 def _estimate(settings: TrainConfig, gpus: int | None, tflops: float | None) -> None:
-    from mllmseg.config import ModelConfig
-
-    model = ModelConfig.from_yaml(settings.model)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from mllmseg.train.estimate import describe, planned_gpus
+    from mllmseg.train.start import initial_model_config
 
+    model = initial_model_config(settings)
     for line in describe(settings, model, gpus=gpus or planned_gpus(), tflops=tflops):
         typer.echo(line)
 
