@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mllmseg.commands import evaluate
+from mllmseg.commands.cache import ConfigArgument, OverridesArgument, cache_app
 from mllmseg.commands.chat import chat
 from mllmseg.commands.data import data_app
 from mllmseg.commands.export import export
 from mllmseg.errors import MLLMSegError
 
 if TYPE_CHECKING:
+    from mllmseg.config import TrainConfig
     from mllmseg.structures import Segmentation
 
 app = typer.Typer(
@@ -31,6 +33,7 @@ weights_app = typer.Typer(help="Pre-trained weights: list, fetch, verify.", no_a
 app.add_typer(weights_app, name="weights")
 app.command("chat")(chat)
 app.add_typer(data_app, name="data")
+app.add_typer(cache_app, name="cache")
 app.add_typer(evaluate.predict_app, name="predict")
 app.command("score")(evaluate.score)
 app.add_typer(evaluate.eval_app, name="eval")
@@ -169,22 +172,26 @@ def segment(
         _show(found, segmenter.timings, [path for path in [overlay, superpixels, *masks] if path])
 
 
-ConfigArgument = Annotated[Path, typer.Argument(help="A training configuration (YAML).", show_default=False)]
-OverridesArgument = Annotated[
-    list[str] | None, typer.Argument(help="Settings to change, as key.sub=value.", metavar="[KEY=VALUE]…")
-]
-
-
 @app.command("train")
 def train(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the configuration's 'out'.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the run needs: parameters, tokens, memory, time. Loads nothing.")
+    ] = False,
+    gpus: Annotated[int | None, typer.Option(min=1, help="For --dry-run: how many GPUs to plan for.")] = None,
+    tflops: Annotated[
+        float | None, typer.Option(min=0.1, help="For --dry-run: the speed of one of them; none: this machine's.")
+    ] = None,
 ) -> None:
     """Train a model; prints the folder of the finished checkpoint."""
     from mllmseg.config import TrainConfig
 
     settings = TrainConfig.from_yaml(config, overrides)
+    if dry_run:
+        _estimate(settings, gpus, tflops)
+        return
     _log_to_stderr()
     from mllmseg.models.allocator import keep_freed_memory
     from mllmseg.train.trainer import Trainer
@@ -193,16 +200,15 @@ def train(
     typer.echo(Trainer(settings, resume=resume).run())
 
 
-@app.command("cache")
-def cache(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
-    """Compute what the frozen encoders say about a run's photos, ahead of the run; prints the folder."""
-    from mllmseg.config import TrainConfig
+def _estimate(settings: TrainConfig, gpus: int | None, tflops: float | None) -> None:
+    from mllmseg.config import ModelConfig
 
-    settings = TrainConfig.from_yaml(config, overrides)
-    _log_to_stderr()
-    from mllmseg.train.trainer import fill_cache
+    model = ModelConfig.from_yaml(settings.model)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from mllmseg.train.estimate import describe, planned_gpus
 
-    typer.echo(fill_cache(settings).folder)
+    for line in describe(settings, model, gpus=gpus or planned_gpus(), tflops=tflops):
+        typer.echo(line)
 
 
 def _log_to_stderr() -> None:

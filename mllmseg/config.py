@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args, get_origin
 
 import pydantic
 import yaml
@@ -62,16 +62,24 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator:
         raise ConfigError(f"override '{override}' is not of the form key.sub=value")
-    node = values
-    *parents, last = key.split(".")
-    for parent in parents:
-        node = node.setdefault(parent, {})
-        if not isinstance(node, dict):
-            raise ConfigError(f"override '{override}': '{parent}' holds a value, not a section")
     try:
-        node[last] = yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"override '{override}': not a YAML value: {error}") from error
+    node: Any = values
+    *parents, last = key.split(".")
+    for parent in parents:
+        node = node[_place(node, parent, override)] if isinstance(node, list) else node.setdefault(parent, {})
+        if not isinstance(node, dict | list):
+            raise ConfigError(f"override '{override}': '{parent}' holds a value, not a section")
+    node[_place(node, last, override) if isinstance(node, list) else last] = value
+
+
+def _place(items: list[Any], part: str, override: str) -> int:
+    """Which entry of a list an override means, as in `data.sources.0.root=DATA`."""
+    if not part.isdigit() or int(part) >= len(items):
+        raise ConfigError(f"override '{override}': '{part}' is none of the list's {len(items)} entries, 0, 1, …")
+    return int(part)
 
 
 def _explain(error: pydantic.ValidationError, cls: type[Config], source: str) -> str:
@@ -89,7 +97,11 @@ def _explain(error: pydantic.ValidationError, cls: type[Config], source: str) ->
 
 def _keys_at(cls: type[Config], loc: tuple[int | str, ...]) -> list[str]:
     for part in loc:
-        inner = cls.model_fields[str(part)].annotation if str(part) in cls.model_fields else None
+        if isinstance(part, int):  # an entry of a list of sections
+            continue
+        inner: Any = cls.model_fields[part].annotation if part in cls.model_fields else None
+        if get_origin(inner) is tuple:
+            inner = get_args(inner)[0]
         if not (isinstance(inner, type) and issubclass(inner, Config)):
             break
         cls = inner
@@ -221,22 +233,58 @@ class ModelConfig(Config):
         return self
 
 
-class DataConfig(Config):
-    """What training reads.
+class SourceConfig(Config):
+    """One source of training data.
 
-    `photos` limits how many are used: those with human masks come first. Every `holdout_every`-th of them is kept out
-    of training, to fit the calibration on (0: none). `flip` is the chance that a sample is mirrored, features and boxes
-    alike, before sentences are made about it.
+    Attributes:
+        name: `coco-mini`; a referring dataset as `NAME:SPLIT`, such as `refcoco:train`; `jsonl:FILE`, `vqa:FILE`,
+            `captions:FILE`, or `webdataset:FILES` (docs/training.md).
+        root: where it lies; None for `data.root`.
+        weight: how often it is drawn, relative to the other sources.
+        photos: at most so many of its images; None for all.
+        stages: which stages draw from it; empty for all that it has something for.
     """
 
-    root: str
-    photos: int | None = None
+    name: str
+    root: str | None = None
+    weight: float = pydantic.Field(1.0, gt=0)
+    photos: int | None = pydantic.Field(None, ge=1)
+    stages: tuple[Literal["align", "instruct", "point", "refine"], ...] = ()
+
+
+class ValidationConfig(Config):
+    """What is validated on: a dataset by name, as `mllmseg predict --data` takes it, and the folder it lies in."""
+
+    name: str
+    root: str | None = None
+
+
+class DataConfig(Config):
+    """What training reads: `sources`, in proportion to their weights, `root` for those that name no folder.
+
+    How many questions an image gets at a visit: of coco-mini `positives`, `negatives` and `human_queries`; of other
+    data at most `queries` sentences or conversations; at most `captions` of either. `flip` is the chance that an image
+    is mirrored, features and masks alike; then nothing is said that names a side.
+
+    Every `holdout_every`-th image of a source with sentences is kept out of training, to fit the calibration on (0:
+    none). `on_bad_sample`: whether a damaged image or label ends the run, or is left out, counted and reported.
+    `workers`: how many threads read ahead (0: none).
+
+    `validation` is a dataset with sentences to validate on, such as `refcoco:val`, `jsonl:FILE` or `coco-mini:val`.
+    """
+
+    sources: tuple[SourceConfig, ...] = pydantic.Field((SourceConfig(name="coco-mini"),), min_length=1)
+    root: str | None = None
     holdout_every: int = pydantic.Field(20, ge=0)
+    queries: int = pydantic.Field(8, ge=1)
     positives: int = 6
     negatives: int = 4
     human_queries: int = 3
     captions: int = 1
     flip: float = pydantic.Field(0.0, ge=0, le=1)
+    on_bad_sample: Literal["raise", "skip"] = "raise"
+    workers: int = pydantic.Field(2, ge=0)
+    validation: ValidationConfig | None = None
 
 
 class StageConfig(Config):
@@ -272,12 +320,16 @@ class LossConfig(Config):
 class TrainConfig(Config):
     """A training run. `model` is a `ModelConfig` file, `cache` and `out` are folders.
 
+    `init` is a trained checkpoint to start from: a folder, a hub id, or `mllmseg:tiny`, the model inside the package.
+    Its own settings are the model's, so `model` is left out then.
+
     Stages: `align` (visual tokens and lexicon to words), `instruct` (everything), `point` (the head, on what the
     language model says by then), `refine` (SAM's prompt). `masks_per_photo`: how many [SEG] of a photo go through SAM's
     mask decoder in a step of `instruct` (0: none) and `refine` (at least one); all train the pointer.
     """
 
-    model: str
+    model: str | None = None
+    init: str | None = None
     data: DataConfig
     cache: str
     out: str
@@ -289,11 +341,19 @@ class TrainConfig(Config):
     masks_per_photo: int = pydantic.Field(2, ge=0)
     precision: Dtype = "bfloat16"
     seed: int = 0
+    loggers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ("tensorboard",)
     log_every: int = pydantic.Field(20, ge=1)
     val_every: int = pydantic.Field(500, ge=1)
     val_photos: int = pydantic.Field(40, ge=0)
     checkpoint_every: int = pydantic.Field(250, ge=1)
     cache_workers: int = pydantic.Field(2, ge=1)
+    cache_embeddings: bool = True  # masks and validation read SAM's image embeddings; the cache is a third without
+
+    @pydantic.model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.model is None) == (self.init is None):
+            raise ValueError("give either 'model', settings to train from scratch, or 'init', a trained checkpoint")
+        return self
 
 
 class EvalConfig(Config):

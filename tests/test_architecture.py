@@ -40,6 +40,7 @@ HEAVY_OWNERS: dict[str, set[str]] = {
         "mllmseg.models.host",
         "mllmseg.models.host_tower",
         "mllmseg.models.mllm",
+        "mllmseg.models.skeleton",
         "mllmseg.models.vision_tower",
         "mllmseg.weights",
     },
@@ -47,8 +48,9 @@ HEAVY_OWNERS: dict[str, set[str]] = {
 }
 # Modules the command line loads at once: everything slow is imported inside their functions.
 LIGHT = (
-    "mllmseg", "mllmseg.cli", "mllmseg.commands.chat", "mllmseg.commands.data", "mllmseg.commands.evaluate",
-    "mllmseg.commands.export", "mllmseg.doctor", "mllmseg.weights", "mllmseg.package_index", "mllmseg.progress",
+    "mllmseg", "mllmseg.cli", "mllmseg.commands.cache", "mllmseg.commands.chat", "mllmseg.commands.data",
+    "mllmseg.commands.evaluate", "mllmseg.commands.export", "mllmseg.doctor", "mllmseg.weights",
+    "mllmseg.package_index", "mllmseg.progress",
 )  # fmt: skip
 SLOW_LIBRARIES = {
     "accelerate", "bitsandbytes", "deepspeed", "gguf", "gradio", "matplotlib", "pandas", "peft", "pycocotools",

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from typer.core import TyperGroup
 
+from mllmseg.commands.group import DefaultCommand
 from mllmseg.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -139,17 +139,7 @@ def score(
         _show(answers, scorers)
 
 
-class _DefaultCommand(TyperGroup):
-    """A group whose command `run` is meant where the first word names none."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Puts the command in where it is left out."""
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
-            args = ["run", *args]
-        return super().parse_args(ctx, args)
-
-
-eval_app = typer.Typer(help="Predict, score and report in one go.", cls=_DefaultCommand, no_args_is_help=True)
+eval_app = typer.Typer(help="Predict, score and report in one go.", cls=DefaultCommand, no_args_is_help=True)
 
 
 @eval_app.command("run")

@@ -114,9 +114,14 @@ def load_checkpoint(folder: str | os.PathLike[str], *, quantized: bool = True) -
         language_model = config.language_model.model_copy(update={"quantization": "none"})
         config = config.model_copy(update={"language_model": language_model})
     model = build_model(config)
-    try:
-        state = load_file(folder / MODEL_FILE)
-    except SafetensorError as error:
-        raise CheckpointError(f"{folder / MODEL_FILE} is damaged ({error}); fetch or export it again") from error
-    load_trained_state(model, state, source=str(folder / MODEL_FILE))
+    load_trained_file(model, folder / MODEL_FILE)
     return model.eval()
+
+
+def load_trained_file(model: nn.Module, path: pathlib.Path) -> None:
+    """Copies a checkpoint's tensors into the model. Raises CheckpointError where they are damaged or do not fit."""
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is missing or damaged ({error}); fetch or export it again") from error
+    load_trained_state(model, state, source=str(path))

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from mllmseg.config import DataConfig, ModelConfig, PointConfig, StageConfig, TrainConfig
-from mllmseg.data.datasets.coco_mini import Photo
 from mllmseg.errors import CheckpointError, ConfigError, DataError
 from mllmseg.models.build import build_model
 from mllmseg.models.checkpoint import load_checkpoint, trained_state
+from mllmseg.train.cache import CacheEntry, FillReport
 from mllmseg.train.pointing import Recording
 from mllmseg.train.steps import StepResult
 from mllmseg.train.trainer import Trainer, fill_cache, prepare_precision, step_rng
@@ -76,8 +76,8 @@ def test_a_run_leaves_a_checkpoint_its_settings_and_its_figures(finished: Traine
 
 
 def test_held_out_photos_calibrate_and_are_not_trained_on(finished: Trainer) -> None:
-    assert [photo.id for photo in finished.data.holdout] == [3]
-    assert [photo.id for photo in finished.data.photos] == [1, 2]
+    assert [photo.path.stem for photo in finished.data.holdout] == ["3"]
+    assert [photo.path.stem for photo in finished.data.photos] == ["1", "2"]
     assert finished.model.head.get_buffer("calibration").tolist() != [1, 0]
 
 
@@ -105,7 +105,7 @@ def pointed(run_settings: Settings, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_the_point_stage_trains_the_head_alone_on_recordings(finished: Trainer, pointed: Trainer) -> None:
-    expected = {f"{photo.path.stem}-{number}.safetensors" for photo in pointed.data.photos for number in range(2)}
+    expected = {f"{photo.file_name}-{number}.safetensors" for photo in pointed.data.photos for number in range(2)}
     assert {path.name for path in pointed.recordings.iterdir()} == expected, "no photo that is held out"
     readings = [Recording.load(pointed.recording_of(*reading)) for reading in pointed.readings()]
     assert [bool(reading.flipped) for reading in readings] == [False, False, True, True], "odd rounds are mirrored"
@@ -150,7 +150,7 @@ def test_a_recording_that_cannot_be_made_is_missed(
     context = type("Context", (), {"Process": lambda self, **_: Idle()})()
     monkeypatch.setattr("mllmseg.train.trainer.multiprocessing.get_context", lambda _: context)
     monkeypatch.setattr(pointed, "recordings", tmp_path / "recordings")
-    with pytest.raises(DataError, match=f"{tmp_path / 'recordings'}: 4 recordings could not be made"):
+    with pytest.raises(DataError, match=f"4 recordings could not be made in {tmp_path / 'recordings'}"):
         pointed.record()
 
 
@@ -229,18 +229,6 @@ def test_a_damaged_state_is_named(run_settings: Settings, tmp_path: Path) -> Non
         Trainer(settings, resume=True)
 
 
-def test_an_epoch_goes_through_every_photo(finished: Trainer) -> None:
-    stage = StageConfig(steps=9, batch_size=1)
-    epochs = [
-        [finished.data.photos_of("align", stage, 2 * epoch + step)[0].id for step in range(2)] for epoch in range(20)
-    ]
-    assert all(sorted(epoch) == [1, 2] for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 2, "in an order of its own"
-    wide = StageConfig(steps=9, batch_size=3)
-    flat: list[Photo] = [photo for step in range(2) for photo in finished.data.photos_of("align", wide, step)]
-    assert [photo.id for photo in flat] == [ident for epoch in epochs[:3] for ident in epoch]
-
-
 def test_the_chance_of_a_step_follows_from_its_number() -> None:
     def draw(*place: object) -> tuple[float, float]:
         return step_rng(*place).random(), torch.rand(1).item()  # type: ignore[arg-type]
@@ -267,10 +255,11 @@ def test_filling_the_cache_ahead_names_the_folder(
 ) -> None:
     asked: list[int] = []
 
-    def fill(self: object, photos: list[Photo], *, workers: int) -> None:
-        asked.extend(photo.id for photo in photos)
+    def fill(self: object, entries: list[CacheEntry], **_: object) -> FillReport:
+        asked.extend(int(entry.path.stem) for entry in entries)
+        return FillReport(0, 0, ())
 
     monkeypatch.setattr("mllmseg.train.cache.FeatureCache.fill", fill)
-    cache = fill_cache(run_settings(tmp_path, val_photos=1))
+    cache, _ = fill_cache(run_settings(tmp_path, val_photos=1))
     assert asked == [1, 2, 3, 4]
     assert cache.folder.parent == Path(run_settings(tmp_path).cache)
