@@ -14,11 +14,24 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import typer
-from instruction_set import Conversation, Oracle, Outcome, hold, read_instructions
+from instruction_set import FILE, Conversation, Outcome, hold, read_instructions
+from oracle import hold_with_oracle
 
 from mllmseg.agent.loop import Agent
 from mllmseg.agent.session import Session
 from mllmseg.errors import MLLMSegError
+
+_ABOUT = """What each must show, count, say, change or leave alone is in
+`benchmarks/agent_instructions.yaml`, drawn and written by somebody who looked at the photos, before any model saw a
+question. A conversation is right only if every check of every message holds: IoU ≥ 0.5 with the outline drawn by hand,
+relations between masks exact, pixels outside an edit's region bit-identical.
+
+*Plan right*: held with an oracle that finds what was drawn under the names people would use, and nothing else; what
+fails then is the agent's fault, and asking for a thing that nobody meant counts as failing. The rules were mended by
+these conversations, so this column tells that they hold together, not how they do on other messages.
+*Result right*: held with the model. It knows COCO's 80 categories, and most of what these photos show (eyes, saucers,
+coins, flags, towers) lies outside them: the questions are not picked for it. *Model's fault*: the plan was right, the
+result was not."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +74,11 @@ def main(
         done = hold(agent, opened[photo.name], conversation)
         seconds = time.perf_counter() - start
         rows.append(Row(conversation, hold_with_oracle(conversation), done, seconds))
-    run = describe_run(protocol="agent-instructions-1", data=[], checkpoint=checkpoint, settings={})
+    run = describe_run(protocol="agent-instructions-1", data=[FILE], checkpoint=checkpoint, settings={})
     text = page(rows, f"Weights {run['weights_sha256'][:12]}, code {run['revision']}.")
     sys.stdout.write(text)
     if out is not None:
         out.write_text(text, encoding="utf-8")
-
-
-def hold_with_oracle(conversation: Conversation) -> Outcome:
-    """The same conversation with a segmenter that finds what a person drew."""
-    agent = Agent(Oracle(conversation.photo))
-    return hold(agent, agent.open(conversation.photo.image), conversation)
 
 
 def page(rows: list[Row], origin: str) -> str:
@@ -80,16 +87,7 @@ def page(rows: list[Row], origin: str) -> str:
     lines = [
         "# What the agent gets right",
         "",
-        f"{len(rows)} conversations of {turns} messages about the photos in `examples/`, in "
-        "`benchmarks/agent_instructions.yaml`: what each must show, count, say, change or leave alone was drawn and "
-        "written by a person who looked at the photos, before any model saw a question. A conversation is right only "
-        "if every check of every message holds (IoU ≥ 0.5 with the outline drawn by hand; pixels outside an edit's "
-        "region bit-identical).",
-        "",
-        "*Plan right*: held with an oracle that finds exactly what was drawn, so whatever fails is the agent's fault. "
-        "*Result right*: held with the model. The model names few things beyond COCO's 80 categories, and most of what "
-        "these photos show (eyes, saucers, coins, flags, towers) lies outside them: the questions are not picked for "
-        "it. *Model's fault* is a plan that was right and a result that was not.",
+        f"{len(rows)} conversations of {turns} messages about the photos in `examples/`. {_ABOUT}",
         "",
         "| kind | conversations | plan right | result right | model's fault | agent's fault | seconds each |",
         "|---|---|---|---|---|---|---|",

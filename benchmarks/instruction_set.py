@@ -1,9 +1,7 @@
 """Conversations with the agent and what must come of them: the file, the ground truth, the checks.
 
 What is where in each photo was drawn by a person who looked at the photo (`agent_instructions.yaml`), before any model
-saw the question. The same conversations are held twice: with the model, and with `Oracle`, which finds exactly what was
-drawn under the names that the file lists. What goes wrong with the oracle is the agent's fault; what goes wrong only
-with the model is the model's.
+saw the question. `oracle.py` holds the same conversations without a model.
 
 H W the photo's own size; a mask is a bool array `[H, W]`.
 """
@@ -18,16 +16,12 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
 import yaml
 from PIL import Image, ImageDraw
 
 from mllmseg.agent.loop import Agent, Reply
 from mllmseg.agent.regions import iou
 from mllmseg.agent.session import Mode, Session
-from mllmseg.inference.answers import check_question, compose_answer
-from mllmseg.models.postprocess import mask_boxes
-from mllmseg.structures import Segmentation, Superpixels
 
 Mask = npt.NDArray[np.bool_]
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,6 +39,7 @@ class Photo:
         image: RGB.
         regions: name → mask.
         names: phrase without article, in lower case → what it means, as `region` takes it.
+        absent: phrases without article for what is not in the photo, which a planner may ask for too.
         caption: a sentence about all of it.
     """
 
@@ -52,6 +47,7 @@ class Photo:
     image: Image.Image
     regions: dict[str, Mask]
     names: dict[str, str]
+    absent: frozenset[str]
     caption: str
 
     @classmethod
@@ -62,7 +58,8 @@ class Photo:
         for region, shapes in drawn["regions"].items():
             regions[region] = _draw(shapes, image.size) if isinstance(shapes, list) else _combine(shapes, regions)
         names = {text.lower(): region for region, texts in drawn["names"].items() for text in texts}
-        return cls(name, image, regions, names, drawn["caption"])
+        absent = frozenset(text.lower() for text in drawn["absent"])
+        return cls(name, image, regions, names, absent, drawn["caption"])
 
     def region(self, text: str) -> Mask:
         """The mask of `cup`, of `all - cup - spoon`, of `left_eye + right_eye`."""
@@ -267,59 +264,3 @@ def _edit_faults(turn: Turn, reply: Reply, before: Session, photo: Photo) -> Ite
         old = old if op == "cut_out" else new
     if turn.changed and iou(changed, photo.region(turn.changed)) < FITS:
         yield f"what changed has IoU {iou(changed, photo.region(turn.changed)):.2f} with {turn.changed}"
-
-
-class Oracle:
-    """A segmenter that finds what was drawn, by the names listed, and nothing else."""
-
-    threshold = 0.5
-
-    def __init__(self, photo: Photo) -> None:
-        self.photo = photo
-        self.image: Image.Image | None = None
-
-    def fork(self) -> Oracle:
-        """Another one for the same photo."""
-        return Oracle(self.photo)
-
-    def set_image(self, image: Image.Image) -> None:
-        """Looks at the photo, or at a part of it."""
-        self.image = image
-
-    def segment(self, query: Any, *, threshold: float | None = None) -> Any:
-        """What is drawn under the name; at threshold 0 something, as the model does."""
-        if not isinstance(query, str):
-            return [self.segment(text, threshold=threshold) for text in query]
-        check_question(query)
-        mask = self._meant(query)
-        score = 0.05 if mask is None else 0.95
-        return self._answer(query, mask, score, score >= (self.threshold if threshold is None else threshold))
-
-    def chat(self, messages: Any, *, threshold: float | None = None) -> Segmentation:
-        """A sentence about the photo."""
-        return self._answer(messages[-1]["content"], None, 0.0, exists=False, words=self.photo.caption)
-
-    def _meant(self, query: str) -> Mask | None:
-        text = re.sub(r"^(?:all the|all|both|every|the|an?|any|some|that|this) ", "", " ".join(query.lower().split()))
-        region = self.photo.names.get(text)
-        return None if region is None else self.photo.region(region)
-
-    def _answer(self, query: str, mask: Mask | None, score: float, exists: bool, words: str = "") -> Segmentation:
-        assert self.image is not None
-        shape = (self.image.height, self.image.width)
-        masks = torch.zeros(int(exists), *shape, dtype=torch.bool)
-        if exists and mask is not None and mask.shape == shape:
-            masks[0] = torch.from_numpy(mask)
-        one = torch.ones(1)
-        return Segmentation(
-            query=query,
-            answer=words or compose_answer(query, exists=exists),
-            exists=exists,
-            score=score,
-            masks=masks,
-            boxes=mask_boxes(masks),
-            mask_scores=torch.full((int(exists),), score),
-            superpixels=Superpixels(torch.zeros(4, 4, dtype=torch.int64), torch.zeros(1, 4), one.long(), one),
-            superpixel_scores=torch.ones(int(exists), 1),
-            num_visual_tokens=1,
-        )

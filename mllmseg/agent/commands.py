@@ -1,71 +1,13 @@
-"""What can be said but for edits: commands, questions, places, follow-ups, in the order in which they are tried."""
+"""What can be said about the picture but for edits: questions, places, follow-ups, in the order of trying."""
 
 from __future__ import annotations
 
 import re
 
-from mllmseg.agent.grammar import EXCEPT, NOTHING_MEANT, Builder, Match, Rules, split_things
+from mllmseg.agent.grammar import EVERYTHING_EXCEPT, EXCEPT, NOTHING_MEANT, Builder, Match, Rules, split_things
 from mllmseg.agent.phrases import parse_phrase, parse_place, plural
 
-HELP = (
-    "Name what you look for (“the dog and the red ball”), leave things out (“everything except the people”), count "
-    "(“how many cars are there?”), go on from there (“only the left one”, “not that one”), edit (“blur the "
-    "background”, “make the car blue”, “remove the bottle”), measure (“how big is it?”), or ask for a place (“the free "
-    "space left of the car”)."
-)
-
 RULES = Rules()
-
-
-@RULES.on(r"undo(?: (?:that|it|this|the last (?:one|step)))?|(?:take|go) (?:that |it )?back|revert(?: that| it)?")
-def undo(_: Builder, __: Match) -> str:
-    """Back to before the last message."""
-    return "undo"
-
-
-@RULES.on(r"reset|start over|start again|restore(?: the)?(?: original)?(?: picture| image)?|undo (?:all|everything)")
-def reset(_: Builder, __: Match) -> str:
-    """Without masks and edits."""
-    return "reset"
-
-
-@RULES.on(r"(?:hide|clear)(?: (?:it|them|that|everything|all|(?:all |the |all the )?masks?))?")
-def hide(_: Builder, __: Match) -> str:
-    """Nothing is shown."""
-    return "hide"
-
-
-@RULES.on(r"(?:yes|yeah|yep|sure|ok|okay|do it|go ahead|show (?:it|that|them|me)(?: anyway)?)(?: please)?")
-def accept(builder: Builder, _: Match) -> str:
-    """What was offered."""
-    return "accept" if builder.context.offered else ""
-
-
-@RULES.on(
-    r"no|nope|no thanks?|no,? thank you|never ?mind|great|nice|ok|okay|yes|cool",
-    r"thanks?(?: you)?(?: very much| a lot)?",
-)
-def agree(builder: Builder, _: Match) -> str:
-    """Politeness."""
-    return builder.say("All right. Ask for anything else in the picture.")
-
-
-@RULES.on(r"(?:hi|hello|hey|good (?:morning|day|evening)|hallo|bonjour|hola)(?: there| you)?(?:,? how are you)?")
-def greet(builder: Builder, _: Match) -> str:
-    """A greeting."""
-    return builder.say("Hello! " + HELP)
-
-
-@RULES.on(r"help(?: me)?|what can (?:you|i) (?:do|say|ask).*|how does (?:this|it) work|who are you|what are you")
-def explain_yourself(builder: Builder, _: Match) -> str:
-    """What can be said."""
-    return builder.say("I find things in a picture and show them as masks. " + HELP)
-
-
-@RULES.on(r"(?:good)?bye.*|see you.*")
-def part(builder: Builder, _: Match) -> str:
-    """A farewell."""
-    return builder.say("Goodbye!")
 
 
 @RULES.on(
@@ -94,9 +36,15 @@ def _verify(builder: Builder, query: str | None) -> str:
     return "verify"
 
 
+@RULES.on(r"how many (?P<what>.+?) (?:does|do|did) (?P<owner>.+?) (?:have|own|wear|hold|carry)")
+def count_of(builder: Builder, match: Match) -> str:
+    """How many parts something has."""
+    return _measure(builder, [builder.segment(f"the {plural(match['what'])} of {match['owner']}")], "count")
+
+
 @RULES.on(
-    r"(?:how many|count|(?:what is |what's |tell me )?the number of)(?: of)? (?P<what>.+?)"
-    r"(?: (?:are|is|do|can) (?:there|you|we|i|here|visible|in).*)?"
+    r"(?:how many|count|(?:what is |what's |tell me )?(?:the )?number of)(?: of)? (?P<what>.+?)"
+    r"(?: (?:are|is|do|can)(?: (?:there|you|we|i|here|visible|in).*)?)?"
 )
 def count(builder: Builder, match: Match) -> str:
     """How many things of a kind."""
@@ -159,6 +107,7 @@ def distance(builder: Builder, match: Match) -> str:
     r"(?:is|are) there (?:also )?(?P<what>.+?)(?: anywhere| visible| to be seen)?",
     r"(?:do|can) you (?:also )?(?:see|find|spot) (?P<what>.+?)(?: anywhere)?",
     r"does (?:it|this|the (?:picture|image|photo)) (?:show|contain|have) (?P<what>.+)",
+    r"there(?: is|'s| are)(?:n't|n't any| no| not an?| not any) (?P<what>.+)",
 )
 def exists(builder: Builder, match: Match) -> str:
     """Whether there is something."""
@@ -169,6 +118,8 @@ def exists(builder: Builder, match: Match) -> str:
 @RULES.on(
     r"where (?:can|could|should|may|might|do) (?:i|we|you|one|it|she|he|they) \w+(?: \w+){0,4}?,? ?(?P<place>"
     r"(?:(?:to |on )the )?(?:left|right) of .+|(?:above|below|between|around|near|next to|beside|under) .+)",
+    r"(?:put|place|hang|set|lay|draw|add|write) (?:an? |the |some )?\w+(?: \w+)?? (?P<place>(?:(?:to |on )?the )?"
+    r"(?:left|right) of .+|(?:above|below|between|around|near|next to|beside|under) .+)",
     r"(?:go|move|drive|walk|navigate|fly|put it|place it|park)(?: to)? (?P<place>.+)",
 )
 def go(builder: Builder, match: Match) -> str:
@@ -185,8 +136,15 @@ def free_space(builder: Builder, match: Match) -> str:
     return _where(builder, match["place"]) if parse_place(match["place"]) else ""
 
 
+_NAMED_PLACE = re.compile(
+    r"(?:the|some|any|free|empty|open|clear|unoccupied|space|room|spot|gap|area)\b", re.IGNORECASE
+)
+
+
 def _where(builder: Builder, query: str) -> str:
-    builder.show.append(builder.add("where", query=builder.spelled_out(query)))
+    # "left of it" is a place without a noun: with one, "it" can be spelled out.
+    named = query if _NAMED_PLACE.match(query) else f"the place {query}"
+    builder.show.append(builder.add("where", query=builder.spelled_out(named if parse_place(named) else query)))
     return "where"
 
 
@@ -200,8 +158,35 @@ def others(builder: Builder, _: Match) -> str:
     noun = parse_phrase(builder.topic).noun
     if not builder.focus or not noun:
         return builder.say(NOTHING_MEANT)
-    every = builder.add("segment", query=f"the {plural(noun)}")
-    builder.show.append(builder.combine("difference", [every, *builder.context.focus]))
+    builder.show.append(builder.others(noun))
+    return "show"
+
+
+@RULES.on(r"(?:the |my |its )?other (?P<what>.+)")
+def other(builder: Builder, match: Match) -> str:
+    """Another of the kind that is named."""
+    phrase = parse_phrase(match["what"])
+    if not builder.focus or phrase.tails or phrase.adjectives:
+        return ""
+    builder.show.append(builder.others(phrase.noun))
+    return "show"
+
+
+@RULES.on(r"not (?:that|this|it|these|those|him|her|them)(?: ones?)?,? (?:but|rather|instead)?,? ?(?P<what>.+)")
+def rather(builder: Builder, match: Match) -> str:
+    """Something else than what was found."""
+    builder.show[:] = []
+    builder.show_target(match["what"])
+    return "show"
+
+
+@RULES.on(r"(?:(?:show |give )?(?:me )?)?(?:both|all)(?: of (?:it|them|these|those))?(?: together)?")
+def both(builder: Builder, _: Match) -> str:
+    """What was found now and before."""
+    names = [*builder.context.before, *builder.context.focus]
+    if not names:
+        return ""
+    builder.show += [name for name in dict.fromkeys(names) if name not in builder.show]
     return "show"
 
 
@@ -242,10 +227,22 @@ def overlap(builder: Builder, match: Match) -> str:
     r"(?:what|how) about (?P<what>.+)",
     r"(?:segment|find|show(?: me)?|mark|outline|select|locate|point (?:at|to|out)|where(?: is| are|'s)|look for|"
     r"i(?: a|')m looking for|detect|give me|mask|see)(?: (?:a |the )?masks? (?:of|for))? (?P<what>.+)",
+    # The same in four other languages; what is asked for is looked for as it stands.
+    r"[¿¡]?(?:wo (?:ist|sind)|zeig(?:e)?(?: mir)?|finde|suche|où (?:est|sont)|montre(?:z)?(?:[- ]moi)?|trouve(?:z)?|"
+    r"d[oó]nde est[áa]n?|mu[ée]stra(?:me)?|encuentra|busca|dov'è|dove (?:è|sono)|mostra(?:mi)?|trova) (?P<what>.+)",
 )
 def show(builder: Builder, match: Match) -> str:
     """Show something."""
     builder.show_target(match["what"])
+    return "show"
+
+
+@RULES.on(r"what(?:ever)? (?:is|are)(?: not|n't) .+")
+def what_is_not(builder: Builder, match: Match) -> str:
+    """No question: "what is not the car" is everything except it."""
+    if not EVERYTHING_EXCEPT.fullmatch(match[0]):
+        return ""
+    builder.show_target(match[0])
     return "show"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 from dataclasses import dataclass
 
@@ -57,11 +58,21 @@ def contradicted(query: str, rival: str, mask: str) -> Explanation:
     return Explanation(text, mask, rival)
 
 
+# Articles that tell a phrase in another language: "no der Hund" would be no sentence.
+_FOREIGN = frozenset(
+    ["der", "die", "das", "den", "ein", "eine", "einen", "le", "la", "les", "un", "une", "el", "los", "las", "una"]
+)
+
+
 def nothing(phrase: str) -> str:
     """Words for a missing thing: for "the red car" they are "no red car"."""
     parsed = parse_phrase(phrase)
     words = [*parsed.adjectives, parsed.noun, *(tail.text for tail in parsed.tails)]
-    return f"no {' '.join(words)}" if parsed.noun.isascii() else f"nothing that is “{phrase}”"
+    plain = (
+        re.fullmatch(r"[a-z0-9][a-z0-9' -]*", parsed.noun, re.IGNORECASE)
+        and parsed.noun.split()[0].lower() not in _FOREIGN
+    )
+    return f"no {' '.join(words)}" if plain else f"nothing that is “{phrase}”"
 
 
 def _is(phrase: Phrase, relaxed: Relaxed) -> str:

@@ -209,7 +209,7 @@ def relaxations(phrase: Phrase, limit: int = 5) -> list[Relaxed]:
     if len(modifiers) > 1:
         found.append(Relaxed(phrase.bare, tuple(modifiers)))
     extra, _, last = phrase.noun.rpartition(" ")
-    if extra:
+    if extra and last.isalpha():
         found.append(Relaxed(build(phrase.determiner, (), last, ()), (extra, *modifiers)))
     different = {item.text.lower(): item for item in reversed(found) if item.text.lower() != phrase.text.lower()}
     kept = [item for item in found if different.get(item.text.lower()) is item]

@@ -6,14 +6,15 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from mllmseg.agent.commands import HELP, RULES
+from mllmseg.agent.commands import RULES
 from mllmseg.agent.edit_commands import EDIT_RULES
 from mllmseg.agent.explain import Explanation, contradicted, explain
 from mllmseg.agent.grammar import CLAUSE, Builder, Context, Plan
 from mllmseg.agent.phrases import contrasts, parse_phrase
-from mllmseg.agent.replies import describe
+from mllmseg.agent.replies import describe, reasons
 from mllmseg.agent.schemas import EditResult, Found, Place, Result, Spoken, Verdict
 from mllmseg.agent.session import Mode, Offer, Session
+from mllmseg.agent.small_talk import HELP, SMALL_TALK
 from mllmseg.agent.tools import Call
 from mllmseg.errors import MLLMSegError
 
@@ -60,7 +61,7 @@ class Planner(Protocol):
 def make_plan(message: str, context: Context = Context()) -> Plan:
     """The plan for a message."""
     message = " ".join(message.split())
-    builder = Builder(context, (*EDIT_RULES, *RULES))
+    builder = Builder(context, (*EDIT_RULES, *SMALL_TALK, *RULES))
     intent = ""
     for clause in CLAUSE.split(message):
         if not all(_is_punctuation(letter) for letter in clause):
@@ -76,6 +77,13 @@ def _is_punctuation(letter: str) -> bool:
     return letter.isspace() or (letter.isascii() and not letter.isalnum()) or letter in "。？！…¿¡"
 
 
+def context_of(session: Session) -> Context:
+    """What a message is understood from."""
+    before = session.previous.focus if session.previous is not None else ()
+    own = tuple(name for name in before if session.mask(name).picture == session.current)
+    return Context(session.focus, session.topic, session.offer is not None, own)
+
+
 COMMANDS = ("undo", "reset", "hide")
 
 
@@ -86,11 +94,13 @@ class RulePlanner:
 
     def work(self, message: str, session: Session) -> Generator[Call, Result, Final]:
         """Works on a message."""
-        plan = make_plan(message, Context(session.focus, session.topic, session.offer is not None))
+        plan = make_plan(message, context_of(session))
         if plan.intent in COMMANDS:
             return Final("", command=plan.intent)
         if plan.intent == "say":
             return Final(plan.text, keep=True, topic=session.topic)
+        if plan.intent == "why":
+            return Final(reasons(session.exchanges[-1:]), keep=True, topic=session.topic, offer=session.offer)
         if plan.intent == "accept":
             assert session.offer is not None
             return Final(f"Here is “{session.offer.phrase}”.", (session.offer.mask,), session.offer.phrase)
@@ -114,6 +124,8 @@ class _Run:
     results: list[Result] = field(default_factory=list)
     explanations: list[Explanation] = field(default_factory=list)
     by_mask: dict[str, Found] = field(default_factory=dict)
+    # Of steps that found nothing: the number and its empty mask.
+    empty: dict[int, str] = field(default_factory=dict)
 
     def steps(self) -> Generator[Call, Result, None]:
         """Every step whose target is there, and what must be asked about those that are not."""
@@ -135,6 +147,7 @@ class _Run:
         elif call.tool == "segment" and isinstance(result, Found):
             query = call.arguments["query"]
             if not result.exists:
+                self.empty[len(self.masks) - 1] = result.mask
                 yield from self._explain(query)
             elif self.mode is Mode.STRICT and contrasts(parse_phrase(query)):
                 verdict = yield Call("verify", {"mask": result.mask, "query": query, "closely": False})
@@ -155,6 +168,10 @@ class _Run:
     def _name(self, name: str) -> str | None:
         return self.masks[int(name[1:]) - 1] if name.startswith("$") else name
 
+    def _missing(self, name: str) -> str | None:
+        """The empty mask of a step that found nothing."""
+        return self.empty.get(int(name[1:]) - 1) if name.startswith("$") else None
+
     def _resolve(self, call: Call) -> Call | None:
         """The call with ids for names, without masks that are not there; None where nothing is left to work on."""
         arguments: dict[str, Any] = dict(call.arguments)
@@ -165,6 +182,11 @@ class _Run:
                     return None
         if "masks" in arguments:
             names = [self._name(name) for name in arguments["masks"]]
+            if arguments["op"] == "complement" and self.plan.intent == "show":
+                # Everything except what is not there is everything: the mask of the missing thing is empty.
+                names = [
+                    name or self._missing(written) for name, written in zip(names, arguments["masks"], strict=True)
+                ]
             needed = names[: _NEEDED.get(arguments["op"], 0)]
             arguments["masks"] = [name for name in names if name is not None]
             if not arguments["masks"] or None in needed:

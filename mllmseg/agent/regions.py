@@ -200,9 +200,11 @@ def free_space(side: Side, anchors: Sequence[Mask], taken: Sequence[Mask] = ()) 
         raise DataError(f"a place '{side}' needs something to be {side}, but the mask is empty")
     if side == "between" and len(anchors) != 2:
         raise DataError(f"'between' takes two things, not {len(anchors)}")
-    free = np.zeros_like(anchors[0])
-    rows, columns = _between(anchors) if side == "between" else _beside(side, combine("union", anchors))
-    free[rows, columns] = True
+    if side == "between":
+        free = _between(*anchors)
+    else:
+        free = np.zeros_like(anchors[0])
+        free[_beside(side, combine("union", anchors))] = True
     return combine("difference", [free, *anchors, *taken])
 
 
@@ -222,11 +224,30 @@ def _beside(side: Side, anchor: Mask) -> tuple[slice, slice]:
     }[side]
 
 
-def _between(anchors: Sequence[Mask]) -> tuple[slice, slice]:
-    (x0, y0, w0, h0), (x1, y1, w1, h1) = (bounding_box(mask) for mask in anchors)
+def _between(first: Mask, second: Mask) -> Mask:
+    """The gap of two boxes; where they overlap, the gap between the things themselves, line by line."""
+    (x0, y0, w0, h0), (x1, y1, w1, h1) = bounding_box(first), bounding_box(second)
     across = max(x0, x1) - min(x0 + w0, x1 + w1)
     down = max(y0, y1) - min(y0 + h0, y1 + h1)
-    all_rows, all_columns = slice(min(y0, y1), max(y0 + h0, y1 + h1)), slice(min(x0, x1), max(x0 + w0, x1 + w1))
-    if across >= down:
-        return all_rows, slice(min(x0 + w0, x1 + w1), max(x0, x1))
-    return slice(min(y0 + h0, y1 + h1), max(y0, y1)), all_columns
+    gap = np.zeros_like(first)
+    if max(across, down) > 0:
+        if across >= down:
+            gap[min(y0, y1) : max(y0 + h0, y1 + h1), min(x0 + w0, x1 + w1) : max(x0, x1)] = True
+        else:
+            gap[min(y0 + h0, y1 + h1) : max(y0, y1), min(x0, x1) : max(x0 + w0, x1 + w1)] = True
+        return gap
+    (fy, fx), (sy, sx) = (np.argwhere(mask).mean(0) for mask in (first, second))
+    upright = abs(fx - sx) >= abs(fy - sy)
+    found = _between_in_rows(first, second, fx < sx) if upright else _between_in_rows(first.T, second.T, fy < sy).T
+    return np.ascontiguousarray(found)
+
+
+def _between_in_rows(first: Mask, second: Mask, first_is_left: bool) -> Mask:
+    """In rows that both are in: what lies right of all of the left one and left of all of the right one."""
+    left, right = (first, second) if first_is_left else (second, first)
+    columns = np.arange(left.shape[1])
+    end = left.shape[1] - 1 - left[:, ::-1].argmax(1, keepdims=True)
+    start = right.argmax(1, keepdims=True)
+    both = left.any(1, keepdims=True) & right.any(1, keepdims=True)
+    found: Mask = both & (columns > end) & (columns < start)
+    return found

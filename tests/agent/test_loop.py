@@ -66,10 +66,30 @@ def test_everything_except(agent, session, region):
     assert (shown(talk(agent, session, "everything except the people and the dogs")) == ~region(1, 2, 4)).all()
 
 
+def test_everything_except_what_is_not_there_is_everything(agent, session, region):
+    reply = talk(agent, session, "everything except the cats")
+    assert shown(reply).all()
+    assert "I see no cats here." in reply.text
+    assert talk(agent, session, "blur everything except the cats").image is None
+
+
+def test_both_and_why(agent, session, region):
+    reply = talk(agent, session, "the car", "the ball", "both")
+    assert (shown(reply) == region(0, 3)).all()
+    why = talk(agent, session, "the red car", "why?")
+    assert "P 0.05 that there is “the red car”, too little" in why.text
+    assert "“the car” is blue, right" in why.text
+    assert "Mode: strict" in why.text
+    assert why.offer is not None
+    assert "nothing to explain" in talk(agent, session, "why").text
+
+
 @pytest.mark.parametrize(
     ("message", "said"),
     [
         ("the cat", "I see no cat here."),
+        ("die Katze", "I see nothing that is “die Katze” here."),
+        ("<b>cat</b>", "I see nothing that is “<b>cat</b>” here."),
         ("the car on the left", "There is a car, but none on the left: it is on the right."),
         ("the red car", "There is a car, but it is blue, not red."),
         ("the dog left of the cat", "There is a dog, but no cat."),

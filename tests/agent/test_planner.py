@@ -48,6 +48,16 @@ FIRST = {
     "all the cups except for the small ones": (
         "show: segment(all the cups); segment(the small cups); combine(difference, $1, $2) -> $3"
     ),
+    "the cat without its tail": (
+        "show: segment(the cat); segment(the tail of the cat); combine(difference, $1, $2) -> $3"
+    ),
+    "the man without a hat": "show: segment(the man without a hat) -> $1",
+    "anything that is not the car": "show: segment(the car); combine(complement, $1) -> $2",
+    "what isn't part of the car": "show: segment(the car); combine(complement, $1) -> $2",
+    "all of the cat": "show: segment(the cat) -> $1",
+    "Find the dog. Also find the cat!": "show: segment(the dog); segment(the cat) -> $1 $2",
+    "the player with the no. 7": "show: segment(the player with the no. 7) -> $1",
+    "the dog and then, if possible, the cat": "show: segment(the dog); segment(the cat) -> $1 $2",
     "the people, not the children": (
         "show: segment(the people); segment(the children); combine(difference, $1, $2) -> $3"
     ),
@@ -57,6 +67,10 @@ FIRST = {
     "does the picture show a boat": "exists: segment(a boat) -> $1",
     "how many dogs are there?": "count: segment(the dogs); measure($1) -> $1",
     "count the red cars": "count: segment(the red cars); measure($1) -> $1",
+    "how many dogs are in this picture?": "count: segment(the dogs); measure($1) -> $1",
+    "how many legs does the table have?": "count: segment(the legs of the table); measure($1) -> $1",
+    "number of cars": "count: segment(the cars); measure($1) -> $1",
+    "there is no cat, right?": "exists: segment(cat) -> $1",
     "how many people": "count: segment(the people); measure($1) -> $1",
     "how many cups and plates can you see?": (
         "count: segment(the cups); segment(the plates); measure($1); measure($2) -> $1 $2"
@@ -87,7 +101,8 @@ FIRST = {
     "find the dog, then make it red": "edit: segment(the dog); edit($1, recolour, red) -> $1",
     # places
     "the free space left of the red car": "where: where(the free space left of the red car) -> $1",
-    "where can I put a chair left of the table?": "where: where(left of the table) -> $1",
+    "where can I put a chair left of the table?": "where: where(the place left of the table) -> $1",
+    "put a lamp left of the table": "where: where(the place left of the table) -> $1",
     "go to the door": "where: where(the door) -> $1",
     # words
     "what is the man doing?": "talk: talk(what is the man doing) -> $1",
@@ -98,6 +113,10 @@ FIRST = {
     "are you sure?": "say:",
     "blur the rest": "say:",
     "undo": "undo:",
+    "why?": "why:",
+    "thanks, that's great": "say:",
+    "wo ist der Hund?": "show: segment(der Hund) -> $1",
+    "¿dónde está el perro?": "show: segment(el perro) -> $1",
     "start over": "reset:",
     # any language, any characters
     "日本語の猫": "show: segment(日本語の猫) -> $1",
@@ -112,6 +131,12 @@ FOLLOW_UPS = {
     "the car next to it": "show: segment(the car next to the dog on the left) -> $1",
     "not that one": "show: segment(the dogs); combine(difference, $1, m1) -> $2",
     "no, the other one": "show: segment(the dogs); combine(difference, $1, m1) -> $2",
+    "that's wrong, I mean the other dog": "show: segment(the dogs); combine(difference, $1, m1) -> $2",
+    "that's wrong": "show: segment(the dogs); combine(difference, $1, m1) -> $2",
+    "not this one but the right one": "show: segment(the right dog) -> $1",
+    "its tail": "show: segment(the tail of the dog on the left) -> $1",
+    "invert it again": "show: combine(complement, m1) -> $1",
+    "put a bowl left of it": "where: where(the place left of the dog on the left) -> $1",
     "and the cat": "show: segment(the cat) -> m1 $1",
     "the red one too": "show: segment(the red dog) -> m1 $1",
     "also the ball, please": "show: segment(the ball) -> m1 $1",
@@ -152,6 +177,10 @@ def test_follow_ups(message: str, plan: str) -> None:
 @pytest.mark.parametrize(("message", "plan"), WITH_TWO.items(), ids=WITH_TWO.keys())
 def test_follow_ups_on_several(message: str, plan: str) -> None:
     assert str(make_plan(message, TWO)) == plan
+
+
+def test_both_are_what_was_meant_before_and_now() -> None:
+    assert str(make_plan("both", Context(("m2",), "the cat", before=("m1",)))) == "show:  -> m1 m2"
 
 
 def test_an_offer_is_accepted_only_where_there_is_one() -> None:

@@ -77,6 +77,16 @@ def test_every_colour_is_called_by_its_name(name):
     assert regions.colour_name(pixels, box(2, 2, 4, 4)) == name
 
 
+def test_between_things_whose_boxes_overlap():
+    """A slanted pair: every box of the one overlaps the other's, yet there is room between them."""
+    rows, columns = np.indices((20, 30))
+    left, right = columns - rows < 2, columns - rows > 8
+    gap = regions.free_space("between", [left, right])
+    assert (gap == ~(left | right)).all()
+    assert (regions.free_space("between", [right.T.copy(), left.T.copy()]) == gap.T).all()
+    assert not regions.free_space("between", [left, left]).any()
+
+
 def test_free_space():
     anchor, other = box(10, 5, 4, 6), box(20, 5, 4, 6)
     assert regions.bounding_box(regions.free_space("left", [anchor])) == (0, 5, 10, 6)
