@@ -13,7 +13,7 @@ import json
 import pathlib
 import random
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -129,7 +129,7 @@ def _made(photo: Photo, chance: random.Random) -> Iterator[Sentence]:
     labelled = {item.category for item in photo.instances}
     absent = sorted(name for name in COCO80 - labelled if not any(words.confusable(name, other) for other in labelled))
     missing = chance.sample(absent, 3)
-    for one, other in list(itertools.combinations(names, 2))[:2]:
+    for one, other in [tuple(names[:2])] if len(names) > 1 else []:
         yield Sentence("several", f"{_the(one, present)} and {_the(other, present)}", _union(present, one, other))
         both = f"everything except {_the(one, present)} and {_the(other, present)}"
         yield Sentence("everything except", both, ~_union(present, one, other))
@@ -139,8 +139,7 @@ def _made(photo: Photo, chance: random.Random) -> Iterator[Sentence]:
         yield Sentence("everything except", f"everything except {_the(one, present)}", ~_union(present, one))
     yield Sentence("none of several", f"the {missing[1]} and the {missing[2]}", nothing)
     yield Sentence("except what is absent", f"everything except the {missing[0]}", ~nothing)
-    for name in names:
-        yield from _some_except_one(name, present[name])
+    yield from itertools.islice((item for name in names for item in _some_except_one(name, present[name])), 2)
 
 
 def _some_except_one(name: str, masks: list[Mask]) -> Iterator[Sentence]:
@@ -179,10 +178,15 @@ def _the(name: str, present: dict[str, list[Mask]]) -> str:
 
 
 def _of_the_file(dataset: CocoMini, photo: Photo) -> Iterator[Sentence]:
+    """The first two of each kind that the file has for a photo."""
+    count: Counter[str] = Counter()
     for expression in dataset.expressions_of(photo.id):
         kind = "people's own" if expression.source != "template" else RULES.get(expression.rule or "")
         kind = "absent" if kind is None and expression.ann_ids == () else kind
         if kind is None or expression.ann_ids is None:
+            continue
+        count[kind] += 1
+        if count[kind] > 2:
             continue
         masks = [instance_mask(photo, photo.instance(number)) for number in expression.ann_ids]
         yield Sentence(kind, expression.text, np.logical_or.reduce([np.zeros(photo.size, dtype=bool), *masks]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from mllmseg.agent.grammar import EVERYTHING_EXCEPT, EXCEPT, NOTHING_MEANT, Builder, Match, Rules, split_things
-from mllmseg.agent.phrases import parse_phrase, parse_place, plural
+from mllmseg.agent.phrases import end_of, parse_phrase, parse_place, plural
 
 RULES = Rules()
 
@@ -146,6 +146,22 @@ def _where(builder: Builder, query: str) -> str:
     named = query if _NAMED_PLACE.match(query) else f"the place {query}"
     builder.show.append(builder.add("where", query=builder.spelled_out(named if parse_place(named) else query)))
     return "where"
+
+
+@RULES.on(
+    r"the (?P<side>left|right|leftmost|rightmost|top|topmost|upper|bottom|lower|lowest)(?:most)?(?: one)?",
+    r"the one (?:on|at|to) the (?:far |very )?(?P<side>left|right|top|bottom)",
+)
+def one_of_these(builder: Builder, match: Match) -> str:
+    """One of several that were found before."""
+    several = len(builder.focus) > 1 or parse_phrase(builder.topic).plural
+    told = end_of(parse_phrase(f"the {match['side']} one"))
+    if not builder.focus or not several or told is None:
+        return ""
+    query = builder.spelled_out(match[0])
+    builder.show[:] = [builder.add("pick", mask=builder.one(builder.focus), end=told[0], query=query)]
+    builder.topic = query
+    return "show"
 
 
 @RULES.on(

@@ -1,4 +1,4 @@
-"""Why nothing fits: which part of a sentence fails, and what comes closest."""
+"""Whether what was found is what was asked; where nothing fits, which part of a sentence fails, what comes closest."""
 
 from __future__ import annotations
 
@@ -6,8 +6,19 @@ import re
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from mllmseg.agent.phrases import COLOUR_WORDS, Phrase, Relaxed, Tail, is_plural, parse_phrase, relaxations, singular
-from mllmseg.agent.schemas import Found, Measurement, Result
+from mllmseg.agent.phrases import (
+    COLOUR_WORDS,
+    Phrase,
+    Relaxed,
+    Tail,
+    contrasts,
+    end_of,
+    is_plural,
+    parse_phrase,
+    relaxations,
+    singular,
+)
+from mllmseg.agent.schemas import Found, Measurement, Result, Verdict
 from mllmseg.agent.tools import Call
 from mllmseg.data.words import is_mass, with_article
 
@@ -47,6 +58,68 @@ def explain(query: str) -> Generator[Call, Result, Explanation]:
             assert isinstance(measured, Measurement)
             return Explanation(_sentence(phrase, relaxed, measured), found.mask, relaxed.text)
     return Explanation(f"I see {nothing(query)} here.")
+
+
+def examine(
+    query: str, found: Found, *, one_of_several: bool = False
+) -> Generator[Call, Result, tuple[Found, Explanation | None]]:
+    """Whether what was found is what was asked; at most four calls of tools, which it yields.
+
+    Sides are looked up in the masks themselves: models tell left from right badly. Colours are looked up in the pixels.
+
+    Args:
+        query: the phrase that was asked for.
+        found: the mask that the model made of it.
+        one_of_several: there are several of the kind, whatever the mask of all looks like.
+
+    Returns:
+        The mask that is meant, and what speaks against it, None where nothing does.
+    """
+    phrase = parse_phrase(query)
+    checked = query
+    if told := end_of(phrase):
+        end, kind = told
+        every = yield Call("segment", {"query": kind})
+        if isinstance(every, Found) and every.exists:
+            alike = _alike(found, every)
+            arguments = {"mask": every.mask, "end": end, "query": query, "apart": not (one_of_several and alike)}
+            one = yield Call("pick", arguments)
+            if isinstance(one, Found) and one.exists:
+                found, checked = one, kind
+            elif alike and _in_the_way(phrase, every.place):
+                there = f"There {_is(phrase, Relaxed(phrase.bare, ()))}"
+                tail = next(tail.text for tail in phrase.tails if tail.kind == "place")
+                text = f"{there}, but none {tail}: it is {_in_place(every.place)}."
+                return found, Explanation(text, found.mask, phrase.bare)
+    if not contrasts(parse_phrase(checked)):
+        return found, None
+    verdict = yield Call("verify", {"mask": found.mask, "query": checked, "closely": False})
+    assert isinstance(verdict, Verdict)
+    if verdict.colour:
+        said = next(word for word in phrase.adjectives if word.lower() in COLOUR_WORDS)
+        text = f"There {_is(phrase, Relaxed(phrase.without(said), ()))}, but it is {verdict.colour}, not {said}."
+        return found, Explanation(text, found.mask, phrase.without(said))
+    if verdict.rival:
+        return found, contradicted(query, verdict.rival, found.mask)
+    return found, None
+
+
+def _alike(first: Found, second: Found) -> bool:
+    """Whether two masks are about the same, as far as size and place tell."""
+    near = all(abs(one - other) <= 0.1 * max(first.box[2:]) for one, other in zip(first.box, second.box, strict=True))
+    return near and abs(first.share - second.share) <= 0.2 * max(first.share, second.share)
+
+
+def _in_the_way(phrase: Phrase, place: str) -> bool:
+    """Whether "the man on the right" is at the left: "the rightmost man" may well be there."""
+    words = [word for tail in phrase.tails if tail.kind == "place" for word in tail.text.lower().split()]
+    return any(contrary in words for word in place.split() for contrary in _CONTRARY.get(word, ()))
+
+
+_CONTRARY = {
+    "left": ("right",), "right": ("left",), "top": ("bottom",), "upper": ("bottom",), "bottom": ("top",),
+    "lower": ("top",),
+}  # fmt: skip
 
 
 def contradicted(query: str, rival: str, mask: str) -> Explanation:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from mllmseg.agent.planner import COMMANDS, Final, Planner, PlannerError, RulePlanner, make_plan
+from mllmseg.agent.execution import Final
+from mllmseg.agent.planner import COMMANDS, Planner, PlannerError, RulePlanner, make_plan
 from mllmseg.agent.schemas import Result
 from mllmseg.agent.session import Exchange, MaskRecord, Mode, Offer, Segments, Session
 from mllmseg.agent.tools import Call, call_tool

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from mllmseg.agent.regions import COLOURS, Side
+from mllmseg.agent.regions import COLOURS, End, Side
 from mllmseg.data import words
 
 
@@ -192,6 +192,30 @@ def plural(noun: str) -> str:
         return noun
     first, space, last = noun.rpartition(" ")
     return f"{first}{space}{_PLURALS.get(last.lower()) or words.plural(last)}"
+
+
+_ENDS: dict[str, End] = {
+    "left": "leftmost", "leftmost": "leftmost", "right": "rightmost", "rightmost": "rightmost", "top": "topmost",
+    "upper": "topmost", "topmost": "topmost", "highest": "topmost", "bottom": "lowest", "lower": "lowest",
+    "bottommost": "lowest", "lowest": "lowest",
+}  # fmt: skip
+
+
+def end_of(phrase: Phrase) -> tuple[End, str] | None:
+    """For one thing told by its side, that side and its kind: "the left red dog" → leftmost, "the red dogs".
+
+    None for other phrases, those with two sides ("the top left corner") among them.
+    """
+    if phrase.plural:
+        return None
+    tails = [tail for tail in phrase.tails if tail.kind == "place"]
+    said = [word for word in phrase.adjectives if word.lower() in _ENDS]
+    placed = [word for tail in tails for word in tail.text.lower().split() if word in _ENDS]
+    if len(said) + len(placed) != 1:
+        return None
+    adjectives = tuple(word for word in phrase.adjectives if word not in said)
+    rest = tuple(tail for tail in phrase.tails if tail not in tails)
+    return _ENDS[(said or placed)[0].lower()], build("the", adjectives, plural(phrase.noun), rest)
 
 
 @dataclass(frozen=True)

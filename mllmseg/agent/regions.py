@@ -19,6 +19,7 @@ Mask = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 CombineOp = Literal["union", "intersection", "difference", "complement"]
+End = Literal["leftmost", "rightmost", "topmost", "lowest"]
 
 # A part smaller than this share of its mask is a speck along an edge, not a thing of its own.
 SPECK = 0.02
@@ -96,6 +97,27 @@ def parts(mask: Mask) -> list[Mask]:
     return found
 
 
+def outermost(masks: Sequence[Mask], end: End) -> Mask:
+    """Of several masks the one whose middle lies furthest at an end of the picture."""
+    axis, sign = {"leftmost": (1, 1), "rightmost": (1, -1), "topmost": (0, 1), "lowest": (0, -1)}[end]
+    return min(masks, key=lambda mask: sign * float(mask.nonzero()[axis].mean()))
+
+
+def tip(mask: Mask, end: End) -> Mask:
+    """The quarter of a mask's box at one end of it, as far as it is masked."""
+    x, y, width, height = bounding_box(mask)
+    wide, high = max(1, width // 4), max(1, height // 4)
+    rows, columns = {
+        "leftmost": (slice(None), slice(x, x + wide)),
+        "rightmost": (slice(None), slice(x + width - wide, x + width)),
+        "topmost": (slice(y, y + high), slice(None)),
+        "lowest": (slice(y + height - high, y + height), slice(None)),
+    }[end]
+    found = np.zeros_like(mask)
+    found[rows, columns] = mask[rows, columns]
+    return found
+
+
 def edge(mask: Mask) -> npt.NDArray[np.int64]:
     """`[K, 2]` (x, y) of the mask's pixels that have a neighbour outside it."""
     padded = np.pad(mask, 1)
@@ -161,12 +183,30 @@ def place(mask: Mask) -> str:
 
 def colour_name(pixels: Pixels, mask: Mask) -> str:
     """What most of a region's pixels would be called by a person, one of `COLOURS`; "" for an empty mask."""
+    names = _names(pixels, mask)
+    return max(COLOURS, key=names.count) if names else ""
+
+
+def _names(pixels: Pixels, mask: Mask) -> list[str]:
+    """The colours' names of a region's pixels: a sample of them, in an order that does not depend on chance."""
     inside = pixels[mask]
-    if not len(inside):
-        return ""
-    # A sample is enough, and its order does not depend on chance.
-    names = [_name(red, green, blue) for red, green, blue in inside[:: max(1, len(inside) // 2000)].tolist()]
-    return max(COLOURS, key=names.count)
+    return [_name(red, green, blue) for red, green, blue in inside[:: max(1, len(inside) // 2000)].tolist()]
+
+
+# What a thing of a colour may look like in shade, glare or a tint; what is named together is no contradiction.
+_LIKE: dict[str, str] = {
+    "red": "red orange brown pink", "orange": "orange red brown yellow", "yellow": "yellow orange green brown",
+    "green": "green yellow cyan", "cyan": "cyan blue green", "blue": "blue cyan purple", "purple": "purple pink blue",
+    "pink": "pink purple red orange", "brown": "brown orange red yellow black grey", "black": "black grey blue brown",
+    "grey": "grey white black blue cyan", "white": "white grey yellow cyan blue orange",
+}  # fmt: skip
+
+
+def colour_share(pixels: Pixels, mask: Mask, colour: str) -> float:
+    """How much of a region could be called by a colour of `COLOURS`, generously, 0..1; 0 for an empty mask."""
+    names = _names(pixels, mask)
+    alike = _LIKE[colour].split()
+    return sum(name in alike for name in names) / len(names) if names else 0.0
 
 
 def _name(red: int, green: int, blue: int) -> str:

@@ -51,11 +51,13 @@ def test_every_turn_but_openings_is_checked() -> None:
 
 
 def test_a_wrong_answer_is_noticed() -> None:
-    """The same conversations with a segmenter that finds the whole picture in every phrase: most must fail."""
+    """The same conversations with a segmenter that finds both halves of the picture in every phrase: most must fail."""
 
     class Yes(oracle.Oracle):
         def _meant(self, query: str, *, checking: bool) -> np.ndarray:
-            return self.photo.region("all")
+            halves = self.photo.region("all").copy()
+            halves[:, halves.shape[1] // 2] = False
+            return halves
 
         def fork(self) -> Yes:
             return Yes(self.photo)

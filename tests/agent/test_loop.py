@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mllmseg.agent.execution import Final
 from mllmseg.agent.loop import Agent, Reply
-from mllmseg.agent.planner import Final
 from mllmseg.agent.session import Mode, Session
 from mllmseg.agent.tools import Call
 from mllmseg.agent.trace import Trace, replay
@@ -121,24 +121,68 @@ def test_lenient_shows_the_closest_and_says_so(agent, picture, region):
     assert reply.offer is None
 
 
-def test_strict_rejects_what_looks_like_the_contrary(agent, session, segmenter, region):
-    """A model that takes the blue car for a red one at 0.6, and for a blue one at 0.9."""
+@pytest.mark.parametrize(
+    ("query", "contrary", "said"),
+    [
+        ("the red car", "the blue car", "There is a car, but it is blue, not red."),  # told by its pixels
+        ("the open car", "the closed car", "There is a car, but it looks closed, not open."),
+    ],
+)
+def test_what_looks_like_the_contrary(agent, session, segmenter, region, query, contrary, said):
+    """A model that takes a closed, blue car for an open or red one at 0.6, and for what it is at 0.9."""
     picture = session.picture
     honest = picture.segmenter.segment
 
-    def gullible(query, *, threshold=None):
-        if isinstance(query, list):
-            return [gullible(text, threshold=threshold) for text in query]
-        if query != "the red car":
-            return honest(query, threshold=threshold)
-        return replace(honest("the car", threshold=threshold), query=query, score=0.6)
+    def gullible(asked, *, threshold=None):
+        if isinstance(asked, list):
+            return [gullible(text, threshold=threshold) for text in asked]
+        if asked not in (query, contrary):
+            return honest(asked, threshold=threshold)
+        return replace(honest("the car", threshold=threshold), query=asked, score=0.6 if asked == query else 0.9)
 
     picture.segmenter.segment = gullible
-    strict = talk(agent, session, "the red car")
+    strict = talk(agent, session, query)
     assert strict.masks == ()
-    assert strict.text.startswith("There is a car, but it looks blue, not red.")
+    assert strict.text == f"{said} Shall I show that instead?"
     assert (shown(talk(agent, strict.session, "yes")) == region(0)).all()
-    assert (shown(talk(agent, replace(session, mode=Mode.LENIENT), "the red car")) == region(0)).all()
+    lenient = talk(agent, replace(session, mode=Mode.LENIENT), query)
+    assert (shown(lenient) == region(0)).all()
+    assert said in lenient.text
+    assert lenient.offer is None
+
+
+def test_sides_are_looked_up_in_the_mask_of_all(agent, session, segmenter, region):
+    """A model that marks both dogs whichever it is asked for."""
+    picture = session.picture
+    honest = picture.segmenter.segment
+
+    def coarse(asked, *, threshold=None):
+        if isinstance(asked, list):
+            return [coarse(text, threshold=threshold) for text in asked]
+        return replace(honest("the dogs" if "dog" in asked else asked, threshold=threshold), query=asked)
+
+    picture.segmenter.segment = coarse
+    assert (shown(talk(agent, session, "the dog on the right")) == region(2)).all()
+    assert (shown(talk(agent, session, "the dogs except the leftmost one")) == region(2)).all()
+    assert (shown(talk(agent, session, "the dogs", "only the left one")) == region(1)).all()
+    assert (shown(talk(agent, session, "the dogs", "the one on the right")) == region(2)).all()
+
+
+def test_the_only_one_is_on_the_other_side(agent, session, segmenter, region):
+    """A model that does not care for sides: the car is on the right."""
+    picture = session.picture
+    honest = picture.segmenter.segment
+
+    def careless(asked, *, threshold=None):
+        if isinstance(asked, list):
+            return [careless(text, threshold=threshold) for text in asked]
+        return replace(honest("the car" if "car" in asked else asked, threshold=threshold), query=asked)
+
+    picture.segmenter.segment = careless
+    reply = talk(agent, session, "the car on the left")
+    assert reply.masks == ()
+    assert reply.text.startswith("There is a car, but none on the left: it is on the right.")
+    assert (shown(talk(agent, session, "the leftmost car")) == region(0)).all()
 
 
 @pytest.mark.parametrize(
