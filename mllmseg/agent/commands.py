@@ -31,7 +31,8 @@ def _verify(builder: Builder, query: str | None) -> str:
     if not builder.focus:
         return builder.say(NOTHING_MEANT)
     for name in builder.focus:
-        builder.add("verify", mask=name, **({"query": query} if query else {}))
+        for item in split_things(query) if query else [None]:  # "is that a cup or a bowl?" asks twice
+            builder.add("verify", mask=name, **({"query": item} if item else {}))
     builder.show += builder.focus
     return "verify"
 
@@ -107,6 +108,7 @@ def distance(builder: Builder, match: Match) -> str:
     r"(?:is|are) there (?:also )?(?P<what>.+?)(?: anywhere| visible| to be seen)?",
     r"(?:do|can) you (?:also )?(?:see|find|spot) (?P<what>.+?)(?: anywhere)?",
     r"does (?:it|this|the (?:picture|image|photo)) (?:show|contain|have) (?P<what>.+)",
+    r"i (?:do not|don't|can not|cannot|can't) (?:see|find|spot) (?:any )?(?P<what>.+?)(?: anywhere)?",
     r"there(?: is|'s| are)(?:n't|n't any| no| not an?| not any) (?P<what>.+)",
 )
 def exists(builder: Builder, match: Match) -> str:

@@ -72,6 +72,18 @@ def highlight(builder: Builder, match: Match) -> str:
     return _edit(builder, match["what"], "highlight", match["colour"])
 
 
+_BARE: dict[str, str] = {
+    "blur": "blur", "gray": "grey", "grey": "grey", "cut": "cut_out", "cutout": "cut_out", "extract": "cut_out",
+    "isolate": "cut_out", "remove": "remove", "erase": "remove", "delete": "remove", "highlight": "highlight",
+}  # fmt: skip
+
+
+@EDIT_RULES.on(rf"(?P<verb>{'|'.join(_BARE)})(?: out)?")
+def bare(builder: Builder, match: Match) -> str:
+    """An edit of what is talked about."""
+    return _edit(builder, "it", _BARE[match["verb"].lower()])
+
+
 # What an operation becomes when it is asked for of "the background", "the rest" or "everything except".
 _OF_THE_REST = {"blur": "blur_rest", "grey": "grey_rest", "remove": "cut_out"}
 

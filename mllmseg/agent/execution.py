@@ -26,6 +26,7 @@ class Final:
         offer: what was found but is not shown.
         command: "undo", "reset" or "hide" where the session itself is meant.
         keep: show again what was shown before, as an answer in words does.
+        names: masks that are to be called otherwise than what they were asked for by.
     """
 
     text: str
@@ -35,6 +36,7 @@ class Final:
     offer: Offer | None = None
     command: str = ""
     keep: bool = False
+    names: tuple[Offer, ...] = ()
 
 
 # How many of its masks, counted from the first, an operation cannot do without.
@@ -89,12 +91,13 @@ class PlanRun:
     def _examine(self, query: str, found: Found) -> Generator[Call, Result, None]:
         """Whether what was found is what was asked; in lenient mode it is shown even so."""
         meant, doubt = yield from examine(query, found, one_of_several=self._is_excepted())
-        self.by_mask[meant.mask] = meant
         self.masks[-1] = meant.mask
         if doubt is not None:
             self.explanations.append(doubt)
+            meant = meant.model_copy(update={"phrase": doubt.phrase})
             if self.mode is Mode.STRICT:
                 self.masks[-1] = None
+        self.by_mask[meant.mask] = meant
 
     def _is_excepted(self) -> bool:
         """Whether the current step is taken from others: of "the cups except the left one" there are several."""
@@ -161,4 +164,5 @@ class PlanRun:
             topic=self.plan.topic,
             edit=edits[-1] if edits else "",
             offer=offer,
+            names=tuple(Offer(item.candidate, item.phrase) for item in self.explanations if item.candidate in shown),
         )

@@ -7,7 +7,7 @@ from PIL import Image
 
 from mllmseg.agent import regions
 from mllmseg.agent.phrases import Phrase, contrasts, parse_phrase
-from mllmseg.agent.regions import Mask
+from mllmseg.agent.regions import Mask, Pixels
 from mllmseg.agent.schemas import Verdict
 from mllmseg.agent.session import MaskRecord, Session
 
@@ -36,7 +36,10 @@ def judge(session: Session, record: MaskRecord, query: str, *, closely: bool) ->
     segmenter = session.picture.segmenter
     phrase = parse_phrase(query)
     # At threshold 0 every phrase points at something: a rival counts only where it points at the same region.
-    own, *others = segmenter.segment([query, *contrasts(phrase)], threshold=0.0)
+    # Of colours only the one that the region has is worth asking for.
+    pixels = np.array(session.picture.image)
+    seen = regions.colour_name(pixels, record.mask)
+    own, *others = segmenter.segment([query, *contrasts(phrase, [seen])], threshold=0.0)
     rivals = {
         item.query: round(item.score, 6)
         for item in others
@@ -53,7 +56,7 @@ def judge(session: Session, record: MaskRecord, query: str, *, closely: bool) ->
         probability = round(closer.segment(alone, threshold=0.0).score, 6)
     overlap = regions.iou(own.union.cpu().numpy(), record.mask)
     threshold = segmenter.threshold if session.threshold is None else session.threshold
-    colour = _contrary_colour(session, record.mask, phrase)
+    colour = seen if _is_off_colour(pixels, record.mask, phrase) else ""
     fits = (
         not rival
         and not colour
@@ -74,14 +77,10 @@ def judge(session: Session, record: MaskRecord, query: str, *, closely: bool) ->
     )
 
 
-def _contrary_colour(session: Session, mask: Mask, phrase: Phrase) -> str:
-    """What a mask looks like where hardly any of it has a colour that the phrase names."""
-    named = [word.lower().replace("gray", "grey") for word in phrase.adjectives]
-    pixels = np.array(session.picture.image)
-    for colour in named:
-        if colour in regions.COLOURS and regions.colour_share(pixels, mask, colour) < OFF_COLOUR:
-            return regions.colour_name(pixels, mask)
-    return ""
+def _is_off_colour(pixels: Pixels, mask: Mask, phrase: Phrase) -> bool:
+    """Whether hardly anything of a mask has a colour that the phrase names."""
+    named = {word.lower().replace("gray", "grey") for word in phrase.adjectives} & regions.COLOURS.keys()
+    return any(regions.colour_share(pixels, mask, colour) < OFF_COLOUR for colour in named)
 
 
 def masked_crop(image: Image.Image, mask: Mask) -> Image.Image:

@@ -78,7 +78,8 @@ class RulePlanner:
             return Final(reasons(session.exchanges[-1:]), keep=True, topic=session.topic, offer=session.offer)
         if plan.intent == "accept":
             assert session.offer is not None
-            return Final(f"Here is “{session.offer.phrase}”.", (session.offer.mask,), session.offer.phrase)
+            offer = session.offer
+            return Final(f"Here is “{offer.phrase}”.", (offer.mask,), offer.phrase, names=(offer,))
         run = PlanRun(plan, session.mode)
         yield from run.steps()
         return run.final()

@@ -72,7 +72,22 @@ def why(_: Builder, __: Match) -> str:
     return "why"
 
 
-@SMALL_TALK.on(r"(?:good)?bye.*|see you.*")
+@SMALL_TALK.on(
+    r"(?:zoom|save|download|export|print|rotate|flip|resize|share|send|upload|translate)"
+    r"(?: (?:it|that|this|in|out|as|to|the (?:picture|image|photo|mask|result))\b.*)?",
+)
+def cannot(builder: Builder, _: Match) -> str:
+    """What no tool does."""
+    return builder.say("I cannot do that from here. " + HELP)
+
+
+@SMALL_TALK.on(r"(?:then|so|what (?:else|next|now)|next|more|go on|continue|and|well)")
+def go_on(builder: Builder, _: Match) -> str:
+    """Waiting."""
+    return builder.say("Say what to do next. " + HELP)
+
+
+@SMALL_TALK.on(r"(?:good)?bye.*|see you.*|exit|quit")
 def part(builder: Builder, _: Match) -> str:
     """A farewell."""
     return builder.say("Goodbye!")

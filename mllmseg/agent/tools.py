@@ -40,6 +40,8 @@ from mllmseg.agent.session import MaskRecord, Session
 from mllmseg.errors import ConfigError, DataError
 from mllmseg.registry import Registry
 
+# Less than this share of a mask of several is none of them.
+SLIVER = 0.05
 # Messages of the conversation that the language model reads before a question.
 TALK_TURNS = 4
 
@@ -167,6 +169,8 @@ def pick(session: Session, asked: PickArguments) -> tuple[Session, Found]:
         x, y = regions.inner_point(regions.tip(record.mask, asked.end))
         thing, _ = refine_mask(segmenter.model.vision.sam, segmenter.features, points=[(x, y, True)])
         one = record.mask & thing.numpy()
+        if one.sum() < SLIVER * record.mask.sum():
+            one = np.zeros_like(one)
     session = session.add_mask(asked.query or f"the {asked.end} of {record.phrase}", one, score=record.score)
     return session, found(session.masks[-1])
 

@@ -171,7 +171,7 @@ def _typed(mode: str) -> Iterator[str]:
         if on_terminal:
             typer.echo("> ", nl=False)
         line = sys.stdin.readline()
-        if not line or line.strip() == "/quit":
+        if not line or line.strip().lower().lstrip("/") in ("quit", "exit"):
             return
         if line.strip():
             yield line.strip()

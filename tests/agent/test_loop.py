@@ -148,6 +148,8 @@ def test_what_looks_like_the_contrary(agent, session, segmenter, region, query, 
     lenient = talk(agent, replace(session, mode=Mode.LENIENT), query)
     assert (shown(lenient) == region(0)).all()
     assert said in lenient.text
+    assert "“the red car”" not in lenient.text
+    assert lenient.masks[0].phrase == talk(agent, strict.session, "yes").masks[0].phrase != query
     assert lenient.offer is None
 
 
