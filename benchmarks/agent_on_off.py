@@ -30,6 +30,7 @@ from mllmseg.eval.compare import Difference, compare
 from mllmseg.eval.metrics.base import Sample
 
 Mask = npt.NDArray[np.bool_]
+Asked = dict[str, tuple[str, str, Sample, Sample]]  # id → kind, text, the bare model's sample, the agent's
 # A thing of fewer pixels than this share of the photo is left out of what is asked for.
 SMALLEST = 0.002
 RULES = {"left": "side", "right": "side", "{c}": "side", "largest": "size"}
@@ -75,7 +76,14 @@ def main(
     dataset = CocoMini(data, "val")
     checkpoint = find_checkpoint(model)
     agent = Agent(Segmenter.from_pretrained(checkpoint, device=device))
-    asked: dict[str, tuple[str, str, Sample, Sample]] = {}
+    run = describe_run(
+        protocol="agent-on-off-1",
+        data=[data / "instances_val.json", data / "expressions_val.jsonl"],
+        checkpoint=checkpoint,
+        settings={},
+    )
+    origin = f"Weights {run['weights_sha256'][:12]}, code {run['revision']}, data {run['data_sha256'][:12]}."
+    asked: Asked = {}
     for number, photo in enumerate(itertools.islice(dataset.photos.values(), limit), 1):
         session = agent.open(photo.path)
         for sentence in sentences(dataset, photo):
@@ -89,19 +97,18 @@ def main(
             )  # fmt: skip
         if number % 10 == 0:
             sys.stderr.write(f"{number} photos, {len(asked)} sentences\n")
-    run = describe_run(
-        protocol="agent-on-off-1",
-        data=[data / "instances_val.json", data / "expressions_val.jsonl"],
-        checkpoint=checkpoint,
-        settings={},
-    )
-    origin = f"Weights {run['weights_sha256'][:12]}, code {run['revision']}, data {run['data_sha256'][:12]}."
+            _write(asked, origin, out, lines)
+    sys.stdout.write(_write(asked, origin, out, lines))
+
+
+def _write(asked: Asked, origin: str, out: pathlib.Path | None, lines: pathlib.Path | None) -> str:
+    """The page so far, into its file too."""
     text = page(asked, origin)
-    sys.stdout.write(text)
     if out is not None:
         out.write_text(text, encoding="utf-8")
     if lines is not None:
         lines.write_text("".join(_line(key, *item) for key, item in asked.items()), encoding="utf-8")
+    return text
 
 
 def sample(photo: Photo, sentence: Sentence, found: Mask, *, exists: bool) -> Sample:
@@ -192,7 +199,7 @@ def _of_the_file(dataset: CocoMini, photo: Photo) -> Iterator[Sentence]:
         yield Sentence(kind, expression.text, np.logical_or.reduce([np.zeros(photo.size, dtype=bool), *masks]))
 
 
-def page(asked: dict[str, tuple[str, str, Sample, Sample]], origin: str) -> str:
+def page(asked: Asked, origin: str) -> str:
     """The differences by kind, as Markdown."""
     photos = len({item[2].image for item in asked.values()})
     lines = [
@@ -213,7 +220,7 @@ def page(asked: dict[str, tuple[str, str, Sample, Sample]], origin: str) -> str:
     return "\n".join(lines)
 
 
-def _rows(kind: str, chosen: dict[str, tuple[str, str, Sample, Sample]]) -> Iterator[str]:
+def _rows(kind: str, chosen: Asked) -> Iterator[str]:
     result = compare(
         {key: item[2] for key, item in chosen.items()},
         {key: item[3] for key, item in chosen.items()},
