@@ -42,8 +42,8 @@ class Plan:
     """What to do.
 
     Attributes:
-        intent: what kind of answer is wanted: show, exists, count, measure, distance, edit, where, verify, talk; or a
-            command to the session: say, undo, reset, hide, accept.
+        intent: what kind of answer is wanted: show, exists, count, measure, compare, distance, edit, where, verify,
+            talk; or a command to the session: say, undo, reset, hide, accept.
         steps: calls of tools; `$1` is the mask of the first step, `m1` one of the session.
         show: masks to show, as in `steps`.
         text: what to say, where the plan itself knows.
@@ -69,9 +69,10 @@ def _plain(value: Any) -> str:
 
 
 _LEAD = re.compile(
-    r"(?:(?:please|now|then|so|well|hey|ok|okay|alright|great|thanks|no|yes)\b[,!.]*\s+(?!matter)"
+    r"(?:(?:please|now|then|so|well|hey|ok|okay|alright|great|thanks|no|yes|sorry|oops|hm+|wait|actually|oh)\b[,!.]*\s+(?!matter)"
     r"|(?:can|could|would|will) you (?:please )?(?:also )?(?=\w)|i(?:'d| would) like (?:you )?to (?:see )?"
-    r"|i want (?:you )?to (?:find |see )?|i want |i need |i mean(?:t)? |let'?s |just |only |try to "
+    r"|i want (?:you )?to (?:find |see )?|i want |i need |i mean(?:t)? |i (?:only |just )?care about "
+    r"|(?:swap|switch) to |let'?s |just |only |try to "
     r"|if (?:you can|possible),?\s+"
     r"|(?:that(?:'s| is)|this is) (?:wrong|incorrect|not (?:it|right|correct|what i meant))[,.!;]+\s*)",
     re.IGNORECASE,
@@ -85,7 +86,7 @@ _TRAIL = re.compile(
 _ALSO = re.compile(r"(?:and|also|plus|add|too)\b[,:]?\s+(?:also\s+|add\s+)?|(?P<end>[,\s]+(?:too|as well|also))$", re.I)
 _VERBS = (
     r"segment|find|show|mark|outline|select|locate|point|detect|highlight|blur|gr[ea]y|desaturate|cut|extract|isolate|"
-    r"remove|erase|delete|inpaint|make|paint|colou?r|recolou?r|turn|dye|change|count|measure|tell|hide|undo"
+    r"remove|erase|delete|inpaint|make|paint|colou?r|recolou?r|turn|dye|change|count|measure|tell|hide|undo|invert|keep"
 )
 # A sentence ends where another word begins, but not in "no. 7" or "Mr. X".
 CLAUSE = re.compile(
@@ -110,7 +111,7 @@ A_EXCEPT_B = re.compile(
 REST = re.compile(r"(?:everything|all) else|the (?:rest|others?)|the opposite", re.IGNORECASE)
 BACKGROUND = re.compile(r"(?:the |its |their )?(?:back|sur)(?:ground|roundings?)", re.IGNORECASE)
 _JOINT = re.compile(
-    r",\s+and\s+|,\s+|\s+and\s+(?:also\s+)?|\s+as well as\s+|\s+plus\s+|\s*&\s*|\s+or\s+", re.IGNORECASE
+    r",\s+and\s+|,\s+|\s+and\s+(?:also\s+)?|\s+as well as\s+|\s+plus\s+|\s*[&+]\s*|\s+or\s+", re.IGNORECASE
 )
 
 
@@ -196,7 +197,7 @@ class Builder:
 
     def target(self, text: str) -> list[str]:
         """Masks of a target: things joined by "and", less what is excepted."""
-        text = text.strip(" ,")
+        text = re.sub(r"^(?:only|just)\s+", "", text.strip(" ,"), flags=re.IGNORECASE)
         if match := EVERYTHING_EXCEPT.fullmatch(text):
             return [self.combine("complement", self.target(match["what"]))]
         if match := A_EXCEPT_B.fullmatch(text):

@@ -9,6 +9,7 @@ from mllmseg.agent.commands import RULES
 from mllmseg.agent.edit_commands import EDIT_RULES
 from mllmseg.agent.execution import Final, PlanRun
 from mllmseg.agent.grammar import CLAUSE, Builder, Context, Plan
+from mllmseg.agent.question_commands import QUESTIONS
 from mllmseg.agent.replies import reasons
 from mllmseg.agent.schemas import Result
 from mllmseg.agent.session import Session
@@ -36,7 +37,7 @@ class Planner(Protocol):
 def make_plan(message: str, context: Context = Context()) -> Plan:
     """The plan for a message."""
     message = " ".join(message.split())
-    builder = Builder(context, (*EDIT_RULES, *SMALL_TALK, *RULES))
+    builder = Builder(context, (*EDIT_RULES, *SMALL_TALK, *QUESTIONS, *RULES))
     intent = ""
     for clause in CLAUSE.split(message):
         if not all(_is_punctuation(letter) for letter in clause):

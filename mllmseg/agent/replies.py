@@ -33,6 +33,8 @@ def describe(intent: str, results: Sequence[Result]) -> str:
     """
     if intent == "count":
         return _counts([item for item in results if isinstance(item, Measurement)])
+    if intent == "compare" and len(results) == 2:
+        return _compared([item for item in results if isinstance(item, Measurement)])
     sayings = {
         Measurement: _measured,
         Verdict: _judged,
@@ -103,6 +105,13 @@ def _counts(measured: Sequence[Measurement]) -> str:
     counts = [f"{len(item.parts)} for {_name(item.phrase)}" for item in measured]
     touching = " (things that touch count as one)" if any(item.parts for item in measured) else ""
     return f"I count {' and '.join(counts)}{touching}." if counts else ""
+
+
+def _compared(measured: Sequence[Measurement]) -> str:
+    """Of what the picture shows; how large things are in the world it does not tell."""
+    larger, smaller = sorted(measured, key=lambda item: -item.area)
+    shares = f"{larger.share:.1%} of it against {smaller.share:.1%}"
+    return f"{_name(larger.phrase)} is larger in the picture than {_name(smaller.phrase)}: {shares}."
 
 
 def _measured(item: Measurement) -> str:

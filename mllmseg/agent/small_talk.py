@@ -28,6 +28,13 @@ def reset(_: Builder, __: Match) -> str:
     return "reset"
 
 
+@SMALL_TALK.on(r"hide (?:the rest|(?:everything|all) else|the others?)")
+def hide_rest(builder: Builder, _: Match) -> str:
+    """Only what is shown is shown already."""
+    builder.show += [name for name in builder.focus if name not in builder.show]
+    return "show" if builder.show else ""
+
+
 @SMALL_TALK.on(r"(?:hide|clear)(?: (?:it|them|that|everything|all|(?:all |the |all the )?masks?))?")
 def hide(_: Builder, __: Match) -> str:
     """Nothing is shown."""

@@ -71,6 +71,17 @@ FIRST = {
     "how many legs does the table have?": "count: segment(the legs of the table); measure($1) -> $1",
     "number of cars": "count: segment(the cars); measure($1) -> $1",
     "there is no cat, right?": "exists: segment(cat) -> $1",
+    "how many people have a hat?": "count: segment(the people with a hat); measure($1) -> $1",
+    "does the man wear a hat?": "exists: segment(the man with a hat) -> $1",
+    "is the dog bigger than the cat?": "compare: segment(the dog); segment(the cat); measure($1); measure($2) -> $1 $2",
+    "neither the dog nor the cat": "show: segment(the dog); segment(the cat); combine(complement, $1, $2) -> $3",
+    "dogs, but only the black ones": "show: segment(the black dogs) -> $1",
+    "which one is the oldest dog?": "show: segment(the oldest dog) -> $1",
+    "there's a dog somewhere, cut it out": "edit: segment(a dog); edit($1, cut_out) -> $1",
+    "cut the dog out of the picture": "edit: segment(the dog); edit($1, cut_out) -> $1",
+    "mark the dog in red": "edit: segment(the dog); edit($1, highlight, red) -> $1",
+    "show only the dog, hide the rest": "show: segment(the dog) -> $1",
+    "find the dog, then invert the selection": "show: segment(the dog); combine(complement, $1) -> $2",
     "how many people": "count: segment(the people); measure($1) -> $1",
     "how many cups and plates can you see?": (
         "count: segment(the cups); segment(the plates); measure($1); measure($2) -> $1 $2"
@@ -138,6 +149,8 @@ FOLLOW_UPS = {
     "no, the other one": "show: segment(the dogs); combine(difference, $1, m1) -> $2",
     "that's wrong, I mean the other dog": "show: segment(the dogs); combine(difference, $1, m1) -> $2",
     "that's wrong": "show: segment(the dogs); combine(difference, $1, m1) -> $2",
+    "sorry, I meant the cat": "show: segment(the cat) -> $1",
+    "switch to the right one": "show: segment(the right dog) -> $1",
     "not this one but the right one": "show: segment(the right dog) -> $1",
     "its tail": "show: segment(the tail of the dog on the left) -> $1",
     "invert it again": "show: combine(complement, m1) -> $1",
@@ -170,6 +183,7 @@ WITH_TWO = {
     "the ones on the right": "show: segment(the cars on the right) -> $1",
     "only the left one": "show: combine(union, m1, m2); pick($1, leftmost, the left car) -> $2",
     "the one on the right": "show: combine(union, m1, m2); pick($1, rightmost, the car on the right) -> $2",
+    "which of them is on the left?": "show: combine(union, m1, m2); pick($1, leftmost, the car on the left) -> $2",
     "the others": "show: segment(the cars); combine(difference, $1, m1, m2) -> $2",
 }
 
