@@ -94,8 +94,8 @@ class PlanRun:
         self.masks[-1] = meant.mask
         if doubt is not None:
             self.explanations.append(doubt)
-            meant = meant.model_copy(update={"phrase": doubt.phrase})
-            if self.mode is Mode.STRICT:
+            meant = meant.model_copy(update={"phrase": doubt.phrase or meant.phrase})
+            if self.mode is Mode.STRICT or doubt.candidate is None:
                 self.masks[-1] = None
         self.by_mask[meant.mask] = meant
 

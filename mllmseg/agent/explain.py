@@ -86,6 +86,8 @@ def examine(
             one = yield Call("pick", arguments)
             if isinstance(one, Found) and one.exists:
                 found, checked = one, kind
+            elif alike and one_of_several:  # to leave out what may be all of them would leave nothing
+                return found, Explanation(f"I cannot tell {query} from the others.")
             elif alike and _in_the_way(phrase, every.place):
                 there = f"There {_is(phrase, Relaxed(phrase.bare, ()))}"
                 tail = next(tail.text for tail in phrase.tails if tail.kind == "place")

@@ -40,8 +40,8 @@ from mllmseg.agent.session import MaskRecord, Session
 from mllmseg.errors import ConfigError, DataError
 from mllmseg.registry import Registry
 
-# Less than this share of a mask of several is none of them.
-SLIVER = 0.05
+# Less than this share of a mask of several is none of them, more is not one of them but all that was found.
+SLIVER, WHOLE = 0.05, 0.8
 # Messages of the conversation that the language model reads before a question.
 TALK_TURNS = 4
 
@@ -162,15 +162,8 @@ def pick(session: Session, asked: PickArguments) -> tuple[Session, Found]:
         one = regions.outermost(parts, asked.end)
     elif asked.apart or not parts:
         one = np.zeros_like(record.mask)
-    else:  # they touch: what SAM takes for a thing at that end
-        from mllmseg.inference.refine import refine_mask
-
-        segmenter: Any = session.picture.segmenter
-        x, y = regions.inner_point(regions.tip(record.mask, asked.end))
-        thing, _ = refine_mask(segmenter.model.vision.sam, segmenter.features, points=[(x, y, True)])
-        one = record.mask & thing.numpy()
-        if one.sum() < SLIVER * record.mask.sum():
-            one = np.zeros_like(one)
+    else:
+        one = _thing_at(session, record.mask, asked.end)
     session = session.add_mask(asked.query or f"the {asked.end} of {record.phrase}", one, score=record.score)
     return session, found(session.masks[-1])
 
@@ -262,6 +255,20 @@ def found(record: MaskRecord) -> Found:
         box=regions.bounding_box(record.mask),
         place=regions.place(record.mask),
     )
+
+
+def _thing_at(session: Session, mask: Mask, end: regions.End) -> Mask:
+    """Of things that touch, what SAM takes for one at that end; empty where that is no part of them, or all."""
+    from mllmseg.inference.refine import refine_mask
+
+    segmenter: Any = session.picture.segmenter
+    nothing = np.zeros_like(mask)
+    if not hasattr(segmenter, "model"):  # one without a SAM to ask
+        return nothing
+    x, y = regions.inner_point(regions.tip(mask, end))
+    thing, _ = refine_mask(segmenter.model.vision.sam, segmenter.features, points=[(x, y, True)])
+    one = mask & thing.numpy()
+    return one if SLIVER <= one.sum() / mask.sum() <= WHOLE else nothing
 
 
 def _own_mask(session: Session, name: str) -> MaskRecord:

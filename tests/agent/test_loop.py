@@ -185,6 +185,9 @@ def test_the_only_one_is_on_the_other_side(agent, session, segmenter, region):
     assert reply.masks == ()
     assert reply.text.startswith("There is a car, but none on the left: it is on the right.")
     assert (shown(talk(agent, session, "the leftmost car")) == region(0)).all()
+    reply = talk(agent, session, "the cars except the leftmost one")
+    assert (shown(reply) == region(0)).all(), "leaving out what may be all of them would leave nothing"
+    assert reply.text.endswith("I cannot tell the leftmost car from the others.")
 
 
 @pytest.mark.parametrize(
@@ -310,9 +313,17 @@ def test_with_the_model_that_comes_along():
     assert blurred.image is not None
     kept = found.masks[0].mask
     assert (np.array(blurred.image)[kept] == np.array(session.picture.image)[kept]).all()
+    again, one = agent_pick(found.session, found.masks[0].id)
+    assert not (again.mask(one.mask).mask & ~kept).any()
     x, y, width, height = (int(side) for side in found.trace.steps[0].result["box"])
     refined, result = agent_refine(blurred.session, found.masks[0].id, (x, y, width, height))
     assert refined.mask(result.mask).mask.any()
+
+
+def agent_pick(session, mask):
+    from mllmseg.agent.tools import call_tool
+
+    return call_tool(session, Call("pick", {"mask": mask, "end": "leftmost"}))
 
 
 def agent_refine(session, mask, box):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +28,14 @@ def test_every_tool_describes_itself_for_function_calling():
         assert parameters["type"] == "object"
         assert parameters["additionalProperties"] is False
         assert "$ref" not in json.dumps(parameters)
+
+
+def test_the_documentation_knows_every_tool_and_argument():
+    page = (Path(__file__).parents[2] / "docs" / "agent.md").read_text(encoding="utf-8")
+    for name in TOOLS:
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        for argument in TOOLS.get(name).schema["function"]["parameters"]["properties"]:
+            assert f"`{argument}`" in row, f"docs/agent.md does not say that {name} takes {argument}"
 
 
 def test_segment_makes_a_mask_of_exactly_what_was_found(session, region):
