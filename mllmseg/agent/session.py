@@ -179,10 +179,16 @@ class Session:
         return replace(self, pictures=(*self.pictures, made)).turn_to(made.id)
 
     def turn_to(self, picture: str) -> Self:
-        """Makes another picture the current one. Raises DataError where there is none of that id."""
+        """Makes another picture the current one; "it" is what is shown on it.
+
+        Raises:
+            DataError: there is none of that id.
+        """
         if picture not in {item.id for item in self.pictures}:
             raise DataError(f"there is no picture '{picture}'; known: {', '.join(item.id for item in self.pictures)}")
-        return replace(self, current=picture, focus=(), topic="", offer=None)
+        shown = [record for record in map(self.mask, self.shown) if record.picture == picture]
+        focus = tuple(record.id for record in shown)
+        return replace(self, current=picture, focus=focus, topic=shown[-1].phrase if shown else "", offer=None)
 
     def add_mask(self, phrase: str, mask: Mask, *, score: float = 1.0, exists: bool | None = None) -> Self:
         """Adds a mask of the current picture as the last of `masks`, not shown yet."""
