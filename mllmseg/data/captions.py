@@ -25,9 +25,11 @@ _HINTS = {
 _CROWD = re.compile(r"\b(people|persons|men|women|boys|girls|ladies|guys|kids|children|players|couple|group|crowd)\b")
 _ACTIONS = (
     "riding on", "riding", "holding up", "holding", "sitting on", "sitting at", "sitting next to", "standing on",
-    "standing next to", "standing behind", "looking at", "eating", "using", "flying", "carrying", "throwing", "hitting",
-    "swinging", "catching", "laying on", "lying on", "sleeping on", "pulling", "pushing", "feeding", "petting", "kicking",
-    "cutting", "watching", "reading", "playing with", "walking with", "talking on", "driving", "jumping over", "chasing",
+    "standing next to", "standing behind", "looking at", "eating", "using", "flying", "carrying", "throwing",
+    "hitting", "swinging", "catching", "laying on",
+    "lying on", "sleeping on", "pulling", "pushing", "feeding", "petting", "kicking",
+    "cutting", "watching", "reading", "playing with", "walking with",
+    "talking on", "driving", "jumping over", "chasing",
 )  # fmt: skip
 _SPOKEN_AS = {"laying on": "lying on", "riding on": "riding", "holding up": "holding"}
 _DETERMINER = r"(?:a|an|the|his|her|its)"

@@ -7,7 +7,7 @@ A new kind of statement is one function here, registered under its name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from mllmseg.data import colours, words
@@ -56,6 +56,10 @@ COLOURLESS = frozenset(
         "traffic light", "airplane", "remote", "mouse",
     }
 )  # fmt: skip
+_VIVID = TOP_COLOURS - {"black", "white"}  # neither hair nor shade
+WORN_SHARE, MOSTLY_SHARE = 0.3, 0.6  # of a person's pixels: somebody may be called "in red", "in black"
+UNWORN_SHARE = 0.01  # at most: nothing of what somebody wears is red
+ALWAYS_ASKED = frozenset({"red", "blue", "green", "yellow", "black", "white"})  # seen in the photo or not
 BRIGHT, DARK, LIGHTNESS_GAP = 65.0, 30.0, 25.0
 
 # (what lies, what it lies on) that people put into words as "on"; geometry decides whether it does.
@@ -100,7 +104,7 @@ def colour(scene: Scene, category: str, things: tuple[Thing, ...]) -> Iterator[C
     if category in COLOURLESS or not scene.is_thing(category):
         return
     seen = {name for others in scene.countable().values() for t in others if (name := clear_colour(scene.look(t)))}
-    for name in sorted(seen | {"red", "blue"}):
+    for name in sorted(seen | ALWAYS_ASKED):
         yes = {t.id for t in things if clear_colour(scene.look(t)) == name}
         no = {t.id for t in things if colours.certainly_not(name, _parts(scene.look(t)))}
         yield Clause("colour", name, frozenset(yes), frozenset(no), adjectives=(name,))
@@ -111,13 +115,23 @@ def clothing(scene: Scene, category: str, things: tuple[Thing, ...]) -> Iterator
     """People by the colour of what they wear above the waist."""
     if category != "person":
         return
-    tops = {t.id: look.top if (look := scene.look(t)) else {} for t in things}
     for name in sorted(TOP_COLOURS):
-        yes = {key for key, top in tops.items() if clear_top(top) == name}
-        no = {key for key, top in tops.items() if clear_top(top) and colours.certainly_not(name, top)}
-        if yes or no:
-            posts = (f"in {name}", f"in a {name} top", f"wearing a {name} top", f"wearing {name}")
-            yield Clause("clothing", name, frozenset(yes), frozenset(no), posts=posts)
+        yes, no, tops = set(), set(), set()
+        for thing in things:
+            look = scene.look(thing)
+            if look is None or not look.colours:
+                continue
+            top, share = clear_top(look.top), look.colours.get(name, 0.0)
+            if top == name:
+                tops.add(thing.id)
+            if top == name or share >= (WORN_SHARE if name in _VIVID else MOSTLY_SHARE):
+                yes.add(thing.id)
+            elif (share <= UNWORN_SHARE and name in _VIVID) or (top and colours.certainly_not(name, look.top)):
+                no.add(thing.id)
+        posts: tuple[str, ...] = (f"in {name}", f"wearing {name}", f"dressed in {name}")
+        if tops and tops == yes:
+            posts = (f"in {name}", f"in a {name} shirt", f"wearing a {name} top", f"with a {name} shirt")
+        yield Clause("clothing", name, frozenset(yes), frozenset(no), posts=posts)
 
 
 @CLAUSES.register("brightness")
@@ -132,7 +146,7 @@ def brightness(scene: Scene, category: str, things: tuple[Thing, ...]) -> Iterat
     bright = frozenset(key for key, value in lightness.items() if value >= BRIGHT)
     dark = frozenset(key for key, value in lightness.items() if value <= DARK)
     yield Clause("brightness", "dark", dark, bright, adjectives=("dark",))
-    yield Clause("brightness", "light", bright, dark, adjectives=("light-coloured", "bright"))
+    yield Clause("brightness", "light", bright, dark, adjectives=("light-coloured", "light"))
 
 
 @CLAUSES.register("place")
@@ -246,7 +260,10 @@ def between(scene: Scene, category: str, things: tuple[Thing, ...]) -> Iterator[
                 yes.add(t.id)
             elif x < left.centre[0] - 0.02 or x > right.centre[0] + 0.02:
                 no.add(t.id)
-        posts = (f"between the {words.plural(words.name(landmark))}", f"between the two {words.plural(words.name(landmark))}")
+        posts = (
+            f"between the {words.plural(words.name(landmark))}",
+            f"between the two {words.plural(words.name(landmark))}",
+        )
         yield Clause("between", f"between {landmark}s", frozenset(yes), frozenset(no), posts=posts)
 
 
@@ -281,9 +298,8 @@ def clear_colour(look: Look | None) -> str | None:
     return colours.clear_name(_parts(look))
 
 
-def clear_top(top: object) -> str | None:
+def clear_top(top: Mapping[str, float]) -> str | None:
     """The one name that fits what somebody wears above the waist, or None. Black, which hair is too, needs more."""
-    assert isinstance(top, dict)
     name = colours.clear_name(top)
     return name if name in TOP_COLOURS and (name != "black" or top["black"] >= 0.7) else None
 
@@ -305,9 +321,9 @@ def _marks(
     """Other categories with one instance only; `distance`: of some size, and not to be taken for this one."""
     for landmark, marks in scene.countable().items():
         large = marks[0].area >= geometry.MIN_AREA
-        if len(marks) == 1 and landmark != category and large and len(things) <= 8:
-            if not distance or not words.confusable(category, landmark):
-                yield landmark, marks[0]
+        apart = not words.confusable(category, landmark) if distance else landmark != category
+        if len(marks) == 1 and apart and large and len(things) <= 8:
+            yield landmark, marks[0]
 
 
 def _within(inner: Thing, outer: Thing) -> bool:

@@ -13,9 +13,11 @@ import numpy.typing as npt
 
 NAMES = ("black", "white", "gray", "red", "orange", "brown", "yellow", "green", "blue", "purple", "pink")
 NAMELESS = len(NAMES)
+VIVID = frozenset({"red", "orange", "yellow", "green", "blue", "purple", "pink"})  # neither shade nor glare
 
 CLEAR_SHARE = 0.5  # of a region's pixels have the name
 CLEAR_LEAD = 2.5  # times as many as any other name
+UNSEEN_SHARE = 0.02  # at most so many pixels of a vivid colour in a region that is certainly not of it
 ABSENT_SHARE = 0.1  # at most so many pixels of a colour, or of one like it, in a region that is certainly not of it
 
 # A region of the first may be called by one of the others, so neither proves the other wrong.
@@ -52,7 +54,7 @@ _BOUNDS: tuple[tuple[str, float, float, float, float, float, float], ...] = (
 
 
 def to_lab(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """sRGB `[..., 3]` uint8 to CIELAB (D65) `[..., 3]`: lightness 0..100, a, b."""
+    """From sRGB `[..., 3]` uint8 to CIELAB (D65) `[..., 3]`: lightness 0..100, a, b."""
     channels = pixels.astype(np.float32) / 255
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     matrix = np.array(
@@ -92,12 +94,16 @@ def clear_name(parts: Mapping[str, float]) -> str | None:
 
 
 def certainly_not(name: str, parts: Mapping[str, float]) -> bool:
-    """Whether nobody would call a region of these shares by `name`: it has another clear name, unlike this one."""
-    clear = clear_name(parts)
-    alike = _ALIKE[name]
-    return (
-        clear is not None
-        and clear != name
-        and clear not in alike
-        and sum(parts.get(other, 0.0) for other in {name} | alike - _ALIKE[clear]) <= ABSENT_SHARE
-    )
+    """Whether nobody would call a region of these shares by `name`.
+
+    Either it has another clear name, unlike this one; or the name is a vivid colour, and neither it nor one like it is
+    to be found.
+    """
+    if not parts:
+        return False
+    clear, alike = clear_name(parts), _ALIKE[name]
+    if clear is not None and clear != name and clear not in alike:
+        return sum(parts.get(other, 0.0) for other in {name} | alike - _ALIKE[clear]) <= ABSENT_SHARE
+    vivid = alike & VIVID
+    found = sum(parts.get(other, 0.0) for other in vivid)
+    return name in VIVID and parts.get(name, 0.0) <= UNSEEN_SHARE and found <= ABSENT_SHARE

@@ -110,7 +110,7 @@ def read_looks(path: str | os.PathLike[str]) -> dict[int, Look]:
             raise DataError(f"{path}: format {content['format']}, this version reads {FORMAT}; measure again")
         return {int(key): _parse(entry) for key, entry in content["looks"].items()}
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; `mllmseg data looks` measures") from None
+        raise DataError(f"{path}: no such file; `mllmseg data synth --looks` measures") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: not a file of looks: {type(error).__name__}: {error}; measure again") from error
 
@@ -154,9 +154,9 @@ def _chest(mask: Bools, others: list[Bools]) -> Bools | None:
 
 
 def _rests_on(key: int, masks: Mapping[int, Bools]) -> tuple[int, ...]:
-    """What is just beneath the lower edge of a mask, which is its lowest pixels in the columns where it reaches down."""
+    """What is just beneath the lower edge of a mask, its lowest pixels where it reaches furthest down."""
     mask = masks[key]
-    ys, xs = mask.nonzero()
+    ys = np.flatnonzero(mask.any(1))
     if not len(ys):
         return ()
     height, width = mask.shape
