@@ -13,6 +13,7 @@ from itertools import combinations, permutations
 
 from mllmseg.data import scene as geometry
 from mllmseg.data import words
+from mllmseg.data.clauses import Clause
 from mllmseg.data.scene import Scene, Thing
 from mllmseg.registry import Registry
 
@@ -28,6 +29,12 @@ class Reference:
         templates: phrases with their article, the most usual one first.
         plural: several things are meant.
         missing: what to say is not there, without an article; only where `ids` is empty.
+        arguments: what the program was given besides the categories: `red`, `left of dog`.
+        said: clauses that hold for what is meant; with these or `denied`, there are no templates (`clause_forms`).
+        denied: clauses that do not.
+        count: the number to say, or 0 to say none.
+        excepted: say "all but those that `denied` holds for".
+        denials: whole answers where nothing fits, in place of the usual ones.
     """
 
     program: str
@@ -36,6 +43,12 @@ class Reference:
     templates: tuple[str, ...]
     plural: bool = False
     missing: str = ""
+    arguments: tuple[str, ...] = ()
+    said: tuple[Clause, ...] = ()
+    denied: tuple[Clause, ...] = ()
+    count: int = 0
+    excepted: bool = False
+    denials: tuple[str, ...] = ()
 
 
 Program = Callable[[Scene], Iterator[Reference]]
@@ -72,6 +85,8 @@ SMALLEST = ("the smallest {c}", "the littlest {c}", "the smallest of the {cs}")
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 ALL = ("all the {cs}", "the {cs}", "every {c}", "all {cs}", "each {c}")
 UNIQUE = ("the {c}", "{ac}")
+COLOURED = tuple(f"the {colour} {{c}}" for colour in ("red", "black", "white", "blue", "green", "yellow", "brown"))
+BOTH = ("both {cs}", "the two {cs}")
 
 
 @PROGRAMS.register("unique")
