@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,9 +12,16 @@ from PIL import Image
 
 from mllmseg.config import TrainConfig
 from mllmseg.data.datasets.coco_mini import CocoMini, Photo
+from mllmseg.data.datasets.coco_mini_queries import CocoMiniQueries, spread_photos
 from mllmseg.data.transforms import load_image
-from mllmseg.eval.predict import SegmenterPredictor
-from mllmseg.eval.referring import evaluate, select_queries
+from mllmseg.eval.answering import SegmenterAnswerer
+from mllmseg.eval.manifest import Shard, describe, manifest_path
+from mllmseg.eval.metrics import Sample
+from mllmseg.eval.metrics.base import score_all
+from mllmseg.eval.metrics.classic import ClassicScorer
+from mllmseg.eval.metrics.existence import ExistenceScorer
+from mllmseg.eval.prediction_run import claim, predict
+from mllmseg.eval.scoring import read_answers
 from mllmseg.inference.segmenter import Segmenter
 from mllmseg.inference.visualize import overlay, side_by_side, superpixel_overlay
 from mllmseg.models.mllmseg import MLLMSeg
@@ -26,7 +34,7 @@ PICTURES = 6
 
 def validation_photos(dataset: CocoMini, count: int) -> list[Photo]:
     """`count` photos with sentences, spread evenly over the split; always the same ones."""
-    return [dataset.photos[image_id] for image_id in select_queries(dataset, count)]
+    return [dataset.photos[image_id] for image_id in spread_photos(dataset, count)]
 
 
 @torch.no_grad()
@@ -41,27 +49,57 @@ def validate(
     """
     model.eval()
     segmenter = Segmenter(model)
-    predictor = SegmenterPredictor(segmenter, features=lambda photo: cache.read(photo).features)
-    folder = run_log.folder / "val"
-    report = evaluate(dataset, predictor, predictions_path=folder / f"step-{step:06d}.jsonl", limit=config.val_photos)
-    group = report.groups.get("template") or report.groups.get("human")
-    if group is None:
+    photos = {photo.path: photo for photo in validation_photos(dataset, config.val_photos)}
+    queries = CocoMiniQueries(dataset, {photo.id for photo in photos.values()})
+    if not queries.queries:
         log.warning("%s holds no sentences about val photos: nothing to validate on", dataset.root)
         return {}
+    folder = run_log.folder / "val"
+    # Every sentence gets its mask, so that a rejection's cost can be told from a bad mask's.
+    answerer = SegmenterAnswerer(segmenter, "teacher", 0.0, lambda path: cache.read(photos[path]).features)
+    forced = _predict(queries, answerer, folder / f"step-{step:06d}.jsonl", f"step {step}")
+    decided = {key: found if found.score >= segmenter.threshold else found.rejected() for key, found in forced.items()}
     figures = {
-        "giou_positives": group.positives.value,
-        "giou_forced": group.forced.value,
-        "balanced_accuracy": group.existence.value,
-        "auroc": group.calibration["AUROC"],
+        "giou_positives": score_all(ClassicScorer(), decided.values())["mIoU"],
+        "giou_forced": score_all(ClassicScorer(), forced.values())["mIoU"],
     }
+    existence = score_all(ExistenceScorer(), decided.values())
+    figures |= {"balanced_accuracy": existence["balanced_accuracy"], "auroc": existence["AUROC"]}
     log.info("val at step %d: %s", step, " ".join(f"{name} {value:.3f}" for name, value in figures.items()))
     run_log.scalars({f"val/{name}": value for name, value in figures.items()}, step)
-    for photo in validation_photos(dataset, config.val_photos)[:PICTURES]:
+    for photo in list(photos.values())[:PICTURES]:
         texts = [item.text for item in dataset.expressions_of(photo.id)][:3]
         picture = _picture(segmenter, photo, cache, texts)
         picture.save(folder / f"step-{step:06d}-{photo.id}.jpg")
         run_log.picture(f"val/{photo.id}", np.asarray(picture), step)
     return figures
+
+
+def _predict(queries: CocoMiniQueries, answerer: SegmenterAnswerer, path: pathlib.Path, name: str) -> dict[str, Sample]:
+    """Predicts into a file, in the place of one that an interrupted run left, and scores it.
+
+    Returns:
+        The samples of template sentences, of people's where there are none.
+    """
+    for old in (path, manifest_path(path)):
+        old.unlink(missing_ok=True)
+    device = answerer.segmenter.device.type
+    manifest = describe(
+        queries,
+        Shard(),
+        mode=answerer.mode,
+        threshold=None,
+        checkpoint=name,
+        weights_sha256="",
+        dtype=str(next(answerer.segmenter.model.mllm.parameters()).dtype).removeprefix("torch."),
+        device=device,
+        threads=torch.get_num_threads(),
+    )
+    claim(path, manifest, resume=False)
+    predict(queries, answerer, path, manifest)
+    samples = read_answers(queries, [path]).samples
+    template = {query.id for query in queries.queries if query.kind.startswith("template")} & samples.keys()
+    return {key: found for key, found in samples.items() if key in template} if template else samples
 
 
 def _picture(segmenter: Segmenter, photo: Photo, cache: FeatureCache, texts: Sequence[str]) -> Image.Image:

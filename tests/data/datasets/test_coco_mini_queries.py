@@ -5,11 +5,13 @@ from __future__ import annotations
 import collections
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 
+from mllmseg.data.datasets.coco_mini import CocoMini
+from mllmseg.data.datasets.coco_mini_queries import CocoMiniQueries, spread_photos
 from mllmseg.data.referring import UnknownTargetError, open_dataset
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "coco-mini"
@@ -21,7 +23,8 @@ def test_kinds_and_targets(
     write_miniature("coco-mini", tmp_path)
     dataset = open_dataset("coco-mini", data_root=tmp_path)
     assert [query.id for query in dataset.queries] == [f"coco-mini/285/{number}" for number in range(4)]
-    assert [query.kind for query in dataset.queries] == ["template", "template", "human", "human"]
+    assert [query.kind for query in dataset.queries] == ["template/all", "template/all", "human", "human"]
+    assert [query.box for query in dataset.queries] == [None, None, None, (26, 30, 8, 14)]
     assert [query.has_target for query in dataset.queries] == [True, False, True, True]
     both = miniatures.box_mask("left") | miniatures.box_mask("right")
     np.testing.assert_array_equal(dataset.target(dataset.queries[0]), both)
@@ -30,10 +33,21 @@ def test_kinds_and_targets(
         dataset.target(dataset.queries[3])
 
 
+def test_photos_are_spread_over_the_split(tmp_path: Path, write_miniature: Callable[[str, Path], None]) -> None:
+    write_miniature("coco-mini", tmp_path)
+    data = CocoMini(tmp_path / "coco-mini", "val")
+    many = SimpleNamespace(expressions=[SimpleNamespace(image_id=n // 2) for n in range(20)])
+    assert spread_photos(many, 3) == [0, 3, 6]  # type: ignore[arg-type]
+    assert spread_photos(many, 50) == list(range(10))  # type: ignore[arg-type]
+    assert spread_photos(data, 1) == [285]
+    assert len(CocoMiniQueries(data, {285}).queries) == 4
+    assert CocoMiniQueries(data, {1}).queries == ()
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason="coco-mini is not at hand")
 def test_the_real_validation_split() -> None:
     dataset = open_dataset("coco-mini:val", data_root=REAL)
-    counts = collections.Counter((query.kind, query.has_target) for query in dataset.queries)
+    counts = collections.Counter((query.kind.partition("/")[0], query.has_target) for query in dataset.queries)
     assert counts == {("template", True): 577, ("template", False): 342, ("human", True): 20, ("human", False): 4}
     for query in dataset.queries[::40]:
         assert dataset.target(query).any() == query.has_target
