@@ -111,7 +111,9 @@ def _table(table: Table) -> str:
             rows.append(f'<tr class="group"><th colspan="{len(row.cells)}" scope="rowgroup">{escape(group)}</th></tr>')
         rows.append(_row(row, detailed))
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
-    body = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    # Many intervals side by side would run off the page: they go below their numbers.
+    style = ' class="dense"' if sum(detailed) > 3 else ""
+    body = f"<table{style}><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     return f'<div class="scroll">{body}</div>{note}'
 
 
