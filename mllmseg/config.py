@@ -360,7 +360,8 @@ class EvalConfig(Config):
     """One evaluation: predictions of each mode, their scores, and a report, in the folder `out`.
 
     `dataset` is NAME or NAME:SPLIT below `data_root`, or `jsonl:FILE` with images below `image_root`; `checkpoint` a
-    folder or hub id, None for the model inside the package; `scorers` names, none for all.
+    folder or hub id, None for the model inside the package; `scorers` names, none for all; `baselines` answer without
+    a model, to be held against it.
     """
 
     dataset: str
@@ -369,6 +370,7 @@ class EvalConfig(Config):
     checkpoint: str | None = None
     out: str
     modes: tuple[Literal["scored", "free", "teacher"], ...] = pydantic.Field(("scored", "teacher"), min_length=1)
+    baselines: tuple[Literal["whole-image", "largest-superpixel"], ...] = ()
     scorers: tuple[str, ...] = ()
     threshold: float = pydantic.Field(0.5, ge=0, le=1)
     device: str = "auto"

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mllmseg.errors import ConfigError
+
 if TYPE_CHECKING:
     from mllmseg.data.check import DatasetReport, SplitReport
 
@@ -22,13 +24,19 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON value on stdo
 
 @data_app.command("check")
 def check(
-    root: Annotated[Path, typer.Argument(help="The folder in which datasets lie.", show_default=False)],
+    root: Annotated[Path | None, typer.Argument(help="The folder in which datasets lie.", show_default=False)] = None,
+    data_root: Annotated[Path | None, typer.Option("--data-root", help="The same, as other commands name it.")] = None,
     dataset: Annotated[list[str] | None, typer.Option(help="Only this dataset; may be repeated.")] = None,
     masks: Annotated[bool, typer.Option("--masks", help="Draw every target too (minutes for large sets).")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say what was found, where, and what is missing. Exit code 1 where something found is wrong."""
     from mllmseg.data.check import check_root
+
+    if (root is None) == (data_root is None):
+        raise ConfigError("data check: name the folder in which datasets lie, once")
+    root = root or data_root
+    assert root is not None
 
     def show_name(name: str) -> None:
         if sys.stderr.isatty():

@@ -148,18 +148,20 @@ def evaluate(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Settings to change, as key.sub=value.", metavar="[KEY=VALUE]…")
     ] = None,
+    data_root: DataRootOption = None,
     progress: ProgressOption = None,
 ) -> None:
     """Predict what is missing, score it, and write the report; prints the report's folder. `run` may be left out."""
     from mllmseg.config import EvalConfig
 
+    overrides = [*(overrides or []), *([] if data_root is None else [f"data_root={json.dumps(str(data_root))}"])]
     settings = EvalConfig.from_yaml(config, overrides)
     _quieten()
     from mllmseg.distributed import this_process
     from mllmseg.eval.evaluation import run_evaluation
 
     process = this_process()
-    command = shlex.join(["mllmseg", "eval", str(config), *(overrides or [])])
+    command = shlex.join(["mllmseg", "eval", str(config), *overrides])
     folder = run_evaluation(settings, process, command=command, progress=progress is not False)
     if process.rank == 0:
         typer.echo(folder)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from mllmseg.cli import app
 from mllmseg.data.published import PUBLISHED, Published
+from mllmseg.errors import ConfigError
 
 Writer = Callable[[str, Path], None]
 
@@ -32,6 +33,9 @@ def test_check(tmp_path: Path, write_miniature: Writer, monkeypatch: pytest.Monk
     assert "as published" in output
     assert "refcoco: put refs(unc).p and instances.json into refer_seg/refcoco/" in output
     assert "1 of 17 datasets found" in output
+    assert run("check", "--data-root", tmp_path, "--masks") == (code, output)
+    with pytest.raises(ConfigError, match="once"):
+        run("check", tmp_path, "--data-root", tmp_path)
     (tmp_path / "coco/train2017/000000000073.jpg").unlink()
     code, output = run("check", tmp_path, "--dataset", "riscq")
     assert code == 1
