@@ -14,6 +14,7 @@ import typer
 from mllmseg.commands import evaluate
 from mllmseg.commands.chat import chat
 from mllmseg.commands.data import data_app
+from mllmseg.commands.demo import demo
 from mllmseg.errors import MLLMSegError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ app = typer.Typer(
 weights_app = typer.Typer(help="Pre-trained weights: list, fetch, verify.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
 app.command("chat")(chat)
+app.command("demo")(demo)
 app.add_typer(data_app, name="data")
 app.add_typer(evaluate.predict_app, name="predict")
 app.command("score")(evaluate.score)

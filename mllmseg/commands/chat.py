@@ -57,7 +57,7 @@ def chat(
     from mllmseg.inference import pretrained
 
     # Everything that can be wrong with the input is found before the model is loaded.
-    planner = _planner(llm_url, llm_model)
+    planner = make_planner(llm_url, llm_model)
     picture = load_image(image)
     if out is not None:
         _make_folder(out)
@@ -85,7 +85,12 @@ def chat(
         _say(reply, _write(reply, out, number) if out else [])
 
 
-def _planner(url: str | None, name: str | None) -> Planner | None:
+def make_planner(url: str | None, name: str | None) -> Planner | None:
+    """The planner that --llm-url and --llm-model ask for; None for the local rules.
+
+    Raises:
+        ConfigError: one of the two is missing.
+    """
     if url is None and name is None:
         return None
     if url is None or name is None:
