@@ -200,7 +200,7 @@ class Session:
             answer: given at threshold 0, so that it has a mask whatever its score.
             threshold: it exists where its score reaches this.
         """
-        record = self._record(answer.query, np.zeros(()), answer.score, False, answer)
+        record = self._record(answer.query, np.zeros((), dtype=bool), answer.score, False, answer)
         return replace(self, masks=(*self.masks, _decided(record, threshold)))
 
     def redecide(self, threshold: float) -> Self:

@@ -40,7 +40,9 @@ def send(loader: Loader, talk: Talk, text: str, files: list[str]) -> Iterator[Pr
             yield talk, text, f"Looking at {Path(path).name}"
             talk = talk.add_picture(agent, read_upload(path))
         if not talk.session.pictures:
-            yield talk.say("user", text).say("assistant", "Drop a picture into the message box first, or take an example.")
+            yield talk.say("user", text).say(
+                "assistant", "Drop a picture into the message box first, or take an example."
+            )
         elif not text:
             yield talk.say("assistant", _seen(talk))
         else:
@@ -152,4 +154,3 @@ def _seen(talk: Talk) -> str:
 def _sorry(talk: Talk, text: str, error: MLLMSegError) -> Talk:
     said = talk.say("user", text) if text else talk
     return said.say("assistant", f"That did not work: {error}.")
-

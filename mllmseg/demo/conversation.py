@@ -1,4 +1,4 @@
-"""What one visitor has said and seen. Nothing is ever changed, only replaced, so that every state can be gone back to."""
+"""What one visitor has said and seen. Nothing is changed, only replaced, so that every state can be gone back to."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def write_exports(talk: Talk, folder: Path) -> list[Path]:
     masks = np.stack([record.mask for record in records])
     pictures = {
         f"{stem}-overlay.png": overlay(image, masks, labels=[record.phrase for record in records]),
-        f"{stem}-cutout.png": edits.edit(talk.session.canvas, masks.any(0), "cut_out"),
+        f"{stem}-cutout.png": edits.edit(talk.session.canvas, np.logical_or.reduce(masks), "cut_out"),
     }
     for number, record in enumerate(records, 1):
         white = Image.fromarray(record.mask.astype(np.uint8) * np.uint8(255))
@@ -68,7 +68,7 @@ def write_exports(talk: Talk, folder: Path) -> list[Path]:
 
 
 def rle(record: MaskRecord) -> dict[str, Any]:
-    """A mask as plain JSON values: phrase, score, COCO's compressed run-length code, box (x, y, width, height), area."""
+    """A mask as plain JSON values: phrase, score, COCO's run-length code, box (x, y, width, height), area."""
     return {
         "phrase": record.phrase,
         "score": round(record.score, 6),

@@ -94,5 +94,6 @@ class Loader:
             missing = [item.weights for item in known if not item.present]
             if missing:
                 size = sum(item.num_bytes for item in missing) / 1e6
-                return f"Fetching pre-trained weights, {len(known) - len(missing)} of {len(known)} here, {size:.0f} MB to go"
+                here = f"{len(known) - len(missing)} of {len(known)} here"
+                return f"Fetching pre-trained weights, {here}, {size:.0f} MB to go"
         return "Loading the model"

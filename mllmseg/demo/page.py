@@ -105,7 +105,9 @@ def build_page(loader: Loader, *, threshold: float, exports: Path) -> gr.Blocks:
             with gr.Tab("Why", elem_id="tab-why"):
                 why = _part("why", why_panel(Talk()))
             with gr.Tab("Export", elem_id="tab-export"):
-                gr.Markdown("What is marked on the picture now: a PNG mask a phrase, overlay, cut-out, COCO, RLE, traces.")
+                gr.Markdown(
+                    "What is marked on the picture now: a PNG mask a phrase, overlay, cut-out, COCO, RLE, traces."
+                )
                 export = gr.Button("Make the files", elem_id="export", size="sm")
                 files = gr.File(label="Files", file_count="multiple", interactive=False, elem_id="files")
         parts = _Parts(talk, chat, stage, masks, edits, regions, why)
@@ -139,9 +141,8 @@ def _chatbot() -> gr.Chatbot:
 
 def _draw(talk: Talk) -> tuple[Any, ...]:
     """All parts for a new state."""
-    return (
-        talk, messages(talk), draw_stage(talk), masks_panel(talk), edit_panel(talk), regions_panel(talk), why_panel(talk)
-    )  # fmt: skip
+    panels = (masks_panel(talk), edit_panel(talk), regions_panel(talk), why_panel(talk))
+    return talk, messages(talk), draw_stage(talk), *panels
 
 
 def _stream(steps: Iterator[actions.Progress | Talk]) -> Iterator[tuple[Any, ...]]:

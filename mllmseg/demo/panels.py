@@ -60,12 +60,12 @@ def _row(talk: Talk, record: MaskRecord, index: int) -> str:
         f'style="--c:{hex_colour(index)}">'
         f'<button type="button" class="eye" data-do="toggle" data-value="{record.id}" role="switch" '
         f'aria-checked="{str(shown).lower()}" aria-label="Show {name}" title="show or hide" '
-        f'{"" if record.exists else "disabled"}></button>'
+        f"{'' if record.exists else 'disabled'}></button>"
         f'<input data-do="rename" data-value="{record.id}" value="{name}" dir="auto" maxlength="200" '
         f'aria-label="Name of the mask {name}">'
         f'<span class="facts">{facts}</span>'
         f'<button type="button" data-do="select" data-value="{record.id}" aria-pressed="{str(selected).lower()}" '
-        f'title="correct it by clicking, edit its region" {"" if here and record.exists else "disabled"}>Select</button>'
+        f'title="correct it by clicking, edit it"{"" if here and record.exists else " disabled"}>Select</button>'
         f'<button type="button" class="bin" data-do="remove" data-value="{record.id}" aria-label="Remove {name}" '
         f'title="remove">✕</button></li>'
     )
@@ -109,8 +109,8 @@ def regions_panel(talk: Talk) -> str:
     lit = ""
     if scores is not None and record is not None:
         lit = (
-            f" {int((scores >= 0.5).sum())} of them are lit for <b dir='auto'>{escape(record.phrase)}</b>; hover to read"
-            " each one's probability."
+            f" {int((scores >= 0.5).sum())} of them are lit for <b dir='auto'>{escape(record.phrase)}</b>; hover to "
+            "read each one's probability."
         )
     timings = segmenter.timings | (answer.timings if answer is not None else {})
     return (
@@ -149,9 +149,11 @@ def _trace(number: int, trace: Trace, *, is_open: bool) -> str:
     return (
         f"<details{' open' if is_open else ''}><summary><span dir='auto'>{escape(trace.message)}</span> "
         f'<span class="quiet">{len(trace.steps)} steps, {total:,.0f} ms</span></summary>'
-        f'<p class="quiet">Planned by {escape(trace.planner)}, {trace.mode} mode.</p>{notes}<ol class="steps">{steps}</ol>'
+        f'<p class="quiet">Planned by {escape(trace.planner)}, {trace.mode} mode.</p>{notes}'
+        f'<ol class="steps">{steps}</ol>'
         f"<p dir='auto'>{escape(trace.answer)}</p>"
-        f'<p><a download="trace-{number}.json" href="data:application/json;base64,{packed}">Save as JSON</a></p></details>'
+        f'<p><a download="trace-{number}.json" href="data:application/json;base64,{packed}">Save as JSON</a></p>'
+        "</details>"
     )
 
 
