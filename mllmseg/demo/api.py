@@ -12,9 +12,10 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from mllmseg.demo.calls import JSON, Friendly, Pictures, ask_once, reply_values
 from mllmseg.demo.conversation import Talk
 from mllmseg.demo.loading import Loader
-from mllmseg.demo.mcp_tools import JSON, Friendly, Tools, ask_once, open_picture, reply_values
+from mllmseg.demo.mcp_tools import Tools
 from mllmseg.inference.serialize import to_json
 from mllmseg.inference.visualize import overlay
 
@@ -40,7 +41,8 @@ def add_endpoints(loader: Loader, *, threshold: float, limits: JSON) -> None:
         state = gr.State(None)
         result, text = gr.JSON(label="result"), gr.Textbox(label="result")
         picture = gr.Image(label="picture", format="png", type="pil")
-        programs, tools = Programs(loader), Tools(loader)
+        pictures = Pictures(loader)
+        programs, tools = Programs(loader, pictures), Tools(loader, pictures)
         endpoints: list[tuple[str, Callable[..., Any], list[Any], list[Any]]] = [
             ("segment", programs.program_segment, [image, query, level], [result, picture]),
             ("chat", programs.program_chat, [message, optional_image, mode, level, state], [result, picture, state]),
@@ -66,8 +68,9 @@ def _for_programs(function: Any) -> Any:
 class Programs:
     """What `gradio_client` calls."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: Loader, pictures: Pictures) -> None:
         self.loader = loader
+        self.pictures = pictures
 
     @_for_programs
     def program_segment(self, image: str, query: str, threshold: float = 0.5) -> tuple[JSON, Image.Image]:
@@ -82,7 +85,7 @@ class Programs:
             The answer as `mllmseg segment --json` prints it, and the picture with the mask drawn on it.
         """
         with Friendly():
-            session = open_picture(self.loader, image)
+            session = self.pictures.open(image)
             segmenter: Any = session.picture.segmenter
             found = segmenter.segment(query, threshold=threshold)
             drawn = overlay(segmenter.image, found.masks, labels=[query] * len(found.masks))

@@ -103,7 +103,9 @@ def test_a_box_makes_a_new_mask_where_none_is_selected(agent: Agent, cup: Talk, 
 
 
 @pytest.mark.parametrize(("op", "colour"), [("blur", None), ("recolour", "blue"), ("remove", None)])
-def test_an_edit_changes_the_region_alone(agent: Agent, cup: Talk, settled: Settled, op: str, colour: str | None) -> None:
+def test_an_edit_changes_the_region_alone(
+    agent: Agent, cup: Talk, settled: Settled, op: str, colour: str | None
+) -> None:
     talk = settled(change(agent, cup, op, colour))
     assert talk.view == "result"
     before, after = np.array(cup.session.picture.image), np.array(talk.session.edits[-1].image)
@@ -122,7 +124,9 @@ def test_a_bad_edit_is_an_answer(agent: Agent, cup: Talk, settled: Settled) -> N
     assert talk.session.exchanges[-1].answer.startswith("That did not work")
 
 
-@pytest.mark.parametrize("message", ["杯子", "☕🐈", "الكوب", "12345", "<img src=x onerror=alert(1)>", "{{x}} ${y} `z`"])
+@pytest.mark.parametrize(
+    "message", ["杯子", "☕🐈", "الكوب", "12345", "<img src=x onerror=alert(1)>", "{{x}} ${y} `z`"]
+)
 def test_any_characters_are_accepted(agent: Agent, coffee: Talk, settled: Settled, message: str) -> None:
     talk = settled(ask(agent, coffee, message))
     assert talk.lines[-2].text == message

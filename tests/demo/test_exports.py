@@ -47,7 +47,13 @@ def test_nothing_marked_is_nothing_to_take_home(coffee: Talk, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("text", "stem"),
-    [("the cup", "the-cup"), ("../../etc/passwd", "etc-passwd"), ("杯子 ☕", "杯子"), ("///", "mask"), ("x" * 99, "x" * 40)],
+    [
+        ("the cup", "the-cup"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("杯子 ☕", "杯子"),
+        ("///", "mask"),
+        ("x" * 99, "x" * 40),
+    ],
 )
 def test_names_of_files_are_harmless_in_any_language(text: str, stem: str) -> None:
     assert file_stem(text) == stem

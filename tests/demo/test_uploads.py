@@ -73,7 +73,9 @@ def test_scales_large_ones_down_and_says_so(tmp_path: Path) -> None:
         ("cut.jpg", None, "damaged or truncated"),
     ],
 )
-def test_refuses_what_is_no_picture_by_its_own_name(tmp_path: Path, name: str, content: bytes | None, said: str) -> None:
+def test_refuses_what_is_no_picture_by_its_own_name(
+    tmp_path: Path, name: str, content: bytes | None, said: str
+) -> None:
     path = tmp_path / name
     if content is None:
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
