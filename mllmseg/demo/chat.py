@@ -46,7 +46,7 @@ def _message(talk: Talk, line: Line) -> dict[str, Any]:
         picture = next(item for item in session.pictures if item.id == line.picture)
         name = plain(picture.name or picture.id)
         note = f'<span class="quiet">{name}{f", {plain(line.text)}" if line.text else ""}</span>'
-        shot = f'<img class="shot" alt="{name}" src="{data_uri(picture.image, side=CHAT_PICTURE)}"><br>'
+        shot = f'<img class="shot" alt="{name}" src="{data_uri(picture.image, side=CHAT_PICTURE)}">'
         # As a component: a text with a picture in it would be read out letter by letter.
         return {"role": "user", "content": gr.HTML(shot + note, apply_default_css=False, js_on_load=None)}
     if line.exchange < 0:

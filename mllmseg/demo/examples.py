@@ -27,11 +27,11 @@ class Example:
 EXAMPLES = (
     Example("coffee.jpg", "the cup and the spoon", "several things"),
     Example("astronaut.jpg", "everything except the person", "exclusion"),
-    Example("coffee.jpg", "the purple cup on the left of the knife", "one part is wrong"),
+    Example("photographer.jpg", "the red camera", "another colour"),
     Example("photographer.jpg", "is there a bicycle?", "not there"),
     Example("officer.jpg", "blur everything except the person", "an edit"),
     Example("photographer.jpg", "how big is the man?", "measuring"),
-    Example("stairs.jpg", "the person on the right, not the backpack", "complex"),
+    Example("photographer.jpg", "the man on the right of the bicycle", "beside what is not there"),
     Example("coffee.jpg", "make the cup blue", "an edit by words"),
 )
 

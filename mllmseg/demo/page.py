@@ -84,13 +84,13 @@ def build_page(loader: Loader, *, threshold: float, exports: Path) -> gr.Blocks:
                 )
                 with gr.Row(elem_id="settings"):
                     mode = gr.Radio(
-                        [("strict", "strict"), ("lenient", "lenient")],
+                        [("strict: say no", "strict"), ("lenient: show the closest", "lenient")],
                         value="strict",
-                        label="Where nothing fits: say so, or show the closest",
+                        label="Where nothing fits",
                         elem_id="mode",
                     )
                     slider = gr.Slider(
-                        0, 1, value=threshold, step=0.01, label="It exists from this P on", elem_id="threshold"
+                        0, 1, value=threshold, step=0.01, label="Threshold (P)", elem_id="threshold"
                     )
                 with gr.Row(elem_id="buttons"):
                     undo = gr.Button("↶ Undo", size="sm", elem_id="undo")
