@@ -15,6 +15,7 @@ from mllmseg.commands import evaluate
 from mllmseg.commands.cache import ConfigArgument, OverridesArgument, cache_app
 from mllmseg.commands.chat import chat
 from mllmseg.commands.data import data_app
+from mllmseg.commands.demo import demo
 from mllmseg.commands.export import export
 from mllmseg.errors import MLLMSegError
 
@@ -32,6 +33,7 @@ app = typer.Typer(
 weights_app = typer.Typer(help="Pre-trained weights: list, fetch, verify.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
 app.command("chat")(chat)
+app.command("demo")(demo)
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.add_typer(evaluate.predict_app, name="predict")

@@ -105,8 +105,10 @@ def _tool(arguments: type[Strict]) -> Callable[[Function], Function]:
 @_tool(SegmentArguments)
 def segment(session: Session, asked: SegmentArguments) -> tuple[Session, Found]:
     """Finds what a phrase names and makes a mask of it; says where there is no such thing."""
-    answer = session.picture.segmenter.segment(asked.query, threshold=session.threshold)
-    session = session.add_mask(asked.query, answer.union.cpu().numpy(), score=answer.score, exists=answer.exists)
+    segmenter = session.picture.segmenter
+    # At threshold 0 there is always a mask: whether it counts can be decided anew without asking again.
+    answer = segmenter.segment(asked.query, threshold=0.0)
+    session = session.add_answer(answer, segmenter.threshold if session.threshold is None else session.threshold)
     return session, found(session.masks[-1])
 
 

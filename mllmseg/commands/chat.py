@@ -67,7 +67,7 @@ def chat(
     from mllmseg.inference import pretrained
 
     # Everything that can be wrong with the input is found before the model is loaded.
-    planner = _planner(llm_url, llm_model)
+    planner = make_planner(llm_url, llm_model)
     pictures = {str(path): load_image(str(path)) for path in (image, *(also or ()))}
     if out is not None:
         _make_folder(out)
@@ -143,7 +143,12 @@ def _list(session: Session) -> str:
     return "\n".join(lines)
 
 
-def _planner(url: str | None, name: str | None) -> Planner | None:
+def make_planner(url: str | None, name: str | None) -> Planner | None:
+    """The planner that --llm-url and --llm-model ask for; None for the local rules.
+
+    Raises:
+        ConfigError: one of the two is missing.
+    """
     if url is None and name is None:
         return None
     if url is None or name is None:
