@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("mllmseg.models", "mllmseg.data"),
     ("mllmseg.inference",),
     ("mllmseg.eval",),
-    ("demo", "mllmseg.agent", "mllmseg.train"),
+    ("demo", "mllmseg.agent", "mllmseg.train", "mllmseg.bench"),
     ("mllmseg.doctor",),
     ("mllmseg.commands",),
     ("mllmseg.cli",),
@@ -41,7 +41,8 @@ HEAVY_OWNERS: dict[str, set[str]] = {
 }
 # Modules the command line loads at once: everything slow is imported inside their functions.
 LIGHT = (
-    "mllmseg", "mllmseg.cli", "mllmseg.commands.chat", "mllmseg.commands.data", "mllmseg.commands.evaluate",
+    "mllmseg", "mllmseg.cli", "mllmseg.commands.bench", "mllmseg.commands.chat", "mllmseg.commands.data",
+    "mllmseg.commands.evaluate",
     "mllmseg.doctor", "mllmseg.weights", "mllmseg.package_index", "mllmseg.progress",
 )  # fmt: skip
 SLOW_LIBRARIES = {
