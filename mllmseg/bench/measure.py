@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,6 @@ def _status(name: str) -> int | None:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """What the numbers were measured on."""
-    import transformers
-
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "device": name,
@@ -162,7 +161,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "bfloat16": bool(torch.cpu._is_avx512_bf16_supported()) if device.type == "cpu" else True,
         "mllmseg": __version__,
         "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        "transformers": version("transformers"),
         "python": platform.python_version(),
     }
 
