@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mllmseg.commands import evaluate
+from mllmseg.commands.bench import bench
 from mllmseg.commands.cache import ConfigArgument, OverridesArgument, cache_app
 from mllmseg.commands.chat import chat
 from mllmseg.commands.data import data_app
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(help="Pre-trained weights: list, fetch, verify.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
+app.command("bench")(bench)
 app.command("chat")(chat)
 app.command("demo")(demo)
 app.add_typer(data_app, name="data")

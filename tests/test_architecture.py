@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("mllmseg.models", "mllmseg.data"),
     ("mllmseg.inference",),
     ("mllmseg.eval",),
-    ("mllmseg.demo", "mllmseg.agent", "mllmseg.train"),
+    ("mllmseg.demo", "mllmseg.agent", "mllmseg.train", "mllmseg.bench"),
     ("mllmseg.doctor",),
     ("mllmseg.commands",),
     ("mllmseg.cli",),
@@ -49,9 +49,9 @@ HEAVY_OWNERS: dict[str, set[str]] = {
 }
 # Modules the command line loads at once: everything slow is imported inside their functions.
 LIGHT = (
-    "mllmseg", "mllmseg.cli", "mllmseg.commands.cache", "mllmseg.commands.chat", "mllmseg.commands.data",
-    "mllmseg.commands.demo", "mllmseg.commands.evaluate", "mllmseg.commands.export", "mllmseg.doctor", "mllmseg.weights",
-    "mllmseg.package_index", "mllmseg.progress",
+    "mllmseg", "mllmseg.cli", "mllmseg.commands.bench", "mllmseg.commands.cache", "mllmseg.commands.chat",
+    "mllmseg.commands.data", "mllmseg.commands.demo", "mllmseg.commands.evaluate", "mllmseg.commands.export",
+    "mllmseg.doctor", "mllmseg.weights", "mllmseg.package_index", "mllmseg.progress",
 )  # fmt: skip
 SLOW_LIBRARIES = {
     "accelerate", "bitsandbytes", "deepspeed", "gguf", "gradio", "matplotlib", "pandas", "peft", "pycocotools",
