@@ -216,7 +216,7 @@ def main() -> None:
         app()
     except MLLMSegError as error:
         typer.echo(f"mllmseg: {' '.join(str(error).split())}", err=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":
