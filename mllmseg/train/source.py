@@ -90,13 +90,16 @@ class TrainingData:
         """
         images = [*self.photos, *self.holdout]
         entries = [self.entry(image) for image in images]
-        names = {entry.name: image.id for entry, image in zip(entries, images, strict=True)}
+        names: dict[str, list[str]] = {}
+        for entry, image in zip(entries, images, strict=True):
+            names.setdefault(entry.name, []).append(image.id)
         if self.validation is not None:
             entries += [CacheEntry(path) for path in self.validation.images()]
         skip_bad = skip_bad or self.bad.skip
         report = self.cache.fill(entries, workers=self.config.cache_workers, skip_bad=skip_bad, progress=progress)
         for name, problem in report.bad if self.bad.skip else ():
-            self.bad.add(names.get(name, name), DataError(problem))
+            for ident in names.get(name, [name]):
+                self.bad.add(ident, DataError(problem))
         return report
 
     def features_of(self, path: pathlib.Path) -> ImageFeatures:
