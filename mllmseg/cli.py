@@ -184,7 +184,9 @@ def train(
     from mllmseg.train.trainer import Trainer
 
     keep_freed_memory()
-    typer.echo(Trainer(settings, resume=resume).run())
+    final = Trainer(settings, resume=resume).run()
+    if os.environ.get("RANK", "0") == "0":  # of several processes, one answers
+        typer.echo(final)
 
 
 def _log_to_stderr() -> None:

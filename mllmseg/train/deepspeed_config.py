@@ -48,9 +48,9 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     zero = values.get("zero_optimization", {})
     if zero.get("stage") not in (1, 2, 3):
         raise ConfigError(f"{path}: zero_optimization.stage is {zero.get('stage')!r}; it must be 1, 2 or 3")
-    for key in ("stage3_param_persistence_threshold", "stage3_prefetch_bucket_size"):
-        if zero.get(key, AUTO) != AUTO:
-            raise ConfigError(f"{path}: '{key}' follows from the model; remove it, or write \"{AUTO}\"")
+    key = "stage3_param_persistence_threshold"
+    if zero.get(key, AUTO) != AUTO:
+        raise ConfigError(f"{path}: '{key}' follows from the model; remove it, or write \"{AUTO}\"")
     return values
 
 
@@ -80,10 +80,8 @@ def fill(
         zero = {key: item for key, item in zero.items() if not key.startswith("stage3") and key not in STAGE3}
         zero["stage"] = 2
     if zero["stage"] == 3:
-        # What is trained stays whole on every process. It is small, and a step runs some of it only where its photos
-        # call for it: were it divided, processes would wait for each other's parts in different orders, for ever.
+        # What is trained is small: it stays whole on every process, and the frozen language model is divided.
         zero["stage3_param_persistence_threshold"] = largest_trained
-        zero["stage3_prefetch_bucket_size"] = 0  # for the same reason: what to prefetch is guessed from steps before
     filled = {key: item for key, item in values.items() if key not in OWNERS}
     return filled | {
         "zero_optimization": zero,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -63,7 +63,7 @@ class ZeroRunner(Runner):
         found = []
         for number, batch in enumerate(batches, start=1):
             loss, figures = self.engine(*batch)
-            self.engine.backward(loss * self.processes, scale_wrt_gas=False)  # gradients are averaged over processes
+            self.engine.backward(loss * self.processes, scale_wrt_gas=False)  # DeepSpeed takes the mean over processes
             if number < len(batches):
                 self.engine.step()  # counts micro-batches; the last one's, in `step`, updates
             found.append(figures)
@@ -77,18 +77,25 @@ class ZeroRunner(Runner):
     @contextmanager
     def as_built(self) -> Iterator[None]:
         """See `Runner`."""
-        for parameter in self.scalars:
-            parameter.data = parameter.data.view(())
-        yield
-        for parameter in self.scalars:
-            parameter.data = parameter.data.view(1)
+        with self._whole():
+            for parameter in self.scalars:
+                parameter.data = parameter.data.view(())
+            yield
+            for parameter in self.scalars:
+                parameter.data = parameter.data.view(1)
 
     def close(self) -> None:
-        """See `Runner`."""
-        for parameter in self.scalars:
-            parameter.data = parameter.data.view(())
-        if not self.sharded:  # after ZeRO-3 the model still needs it, to come together where it is read
+        """See `Runner`. After ZeRO-3 the model stays divided: it comes together, and apart, where it is read."""
+        if not self.sharded:
+            for parameter in self.scalars:
+                parameter.data = parameter.data.view(())
             self.engine.destroy()
+
+    def _whole(self) -> AbstractContextManager[Any]:
+        """Within this context, every process has all of what ZeRO-3 trains."""
+        import deepspeed
+
+        return deepspeed.zero.GatheredParameters(list(self.parameters.values()), enabled=self.sharded)
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """See `Runner`."""

@@ -43,10 +43,10 @@ class Runner(ABC):
 
     @contextmanager
     def as_built(self) -> Iterator[None]:
-        """Within this context, trained parameters have the shapes they were built with, so that they can be saved."""
+        """Within this context, which all processes enter together, trained parameters are as they were built."""
         yield
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  most have nothing to do
         """Leaves the module as it was, but for its values."""
 
     def _check_state(self, state: Mapping[str, Tensor]) -> None:

@@ -25,12 +25,15 @@ def share(engine: Engine, batch_size: int) -> list[range]:
 
 
 def check_batch(engine: Engine, name: str, batch_size: int) -> None:
-    """Raises ConfigError where a process would have a micro-batch with nothing in it."""
+    """Raises ConfigError where a process would have a micro-batch with nothing in it, or under ZeRO-3 a shorter one.
+
+    There each process runs each module as often as all others, or they wait for each other's pieces for ever.
+    """
     needed = engine.processes * engine.config.accumulate
-    if batch_size < needed:
+    if batch_size < needed or (engine.shards_model and batch_size % needed):
         raise ConfigError(
             f"{name}.batch_size is {batch_size} photos in all, but {engine.processes} processes with engine.accumulate "
-            f"{engine.config.accumulate} need at least {needed}"
+            f"{engine.config.accumulate} need {'a multiple of' if engine.shards_model else 'at least'} {needed}"
         )
 
 

@@ -18,23 +18,18 @@ class StageModule(nn.Module):
     Only these parts are its children: DDP need not look at, and ZeRO-3 not divide, what no step of the stage uses.
     """
 
-    def __init__(self, stage: Stage, parameters: Mapping[str, nn.Parameter]) -> None:
+    def __init__(self, stage: Stage) -> None:
         super().__init__()
         for name in stage.modules:
             child = getattr(stage.model, name, None)
             if child is not None:
                 self.add_module(name, child)
         self._stage = stage
-        self._trained = list(parameters.values())
 
     def forward(self, items: Sequence[Item], counts: Mapping[str, float]) -> tuple[Tensor, Figures]:
         """This part's contribution to the loss of the global batch, and what to log."""
         terms = self._stage.terms(items)
-        # Every trained parameter gets a gradient in every process, be it zero. Which losses there are depends on the
-        # photos, and processes that reduce different gradients wait for each other for ever.
-        loss = 0 * torch.stack([parameter.reshape(-1)[0].float() for parameter in self._trained]).sum()
-        total = terms.total(self._stage.weights, counts)
-        return loss if total is None else loss + total, terms.detached()
+        return terms.total(self._stage.weights, counts), terms.detached()
 
 
 def prepare_precision(model: MLLMSeg, precision: str) -> None:

@@ -99,6 +99,12 @@ class Stage(ABC):
             for parameter in frozen:
                 parameter.requires_grad_(True)
 
+    def _mask_parameters(self) -> list[Tensor]:
+        """What no output depends on where no mask is drawn."""
+        decoder = getattr(self.model, "mask_decoder", None)
+        parameters = [self.model.head.prior_weight, *(() if decoder is None else decoder.parameters())]
+        return [parameter for parameter in parameters if parameter.requires_grad]
+
     def _draw(self, count: int, limit: int, rng: random.Random) -> Tensor:
         return torch.tensor(rng.sample(range(count), min(count, limit)), dtype=torch.int64)
 
@@ -194,6 +200,7 @@ class Instruct(Stage):
             visual = [self.model.project(item) for item in features]
             others = (each(items, name) for name in ("text", "targets", "drawn"))
             said = steps.instruct_loss(self.model, features, visual, *others)
+            said.outputs += self._mask_parameters()
             return steps.join(said, _words_terms(self.model, features, visual, items))
 
 
@@ -240,7 +247,9 @@ class Refine(Stage):
         return steps.mask_counts(each(items, "drawn"))
 
     def terms(self, items: Sequence[Item]) -> Terms:  # noqa: D102
-        return steps.refine_loss(self.model, *(each(items, name) for name in ("features", "recording", "drawn")))
+        terms = steps.refine_loss(self.model, *(each(items, name) for name in ("features", "recording", "drawn")))
+        terms.outputs += self._mask_parameters()
+        return terms
 
 
 STAGES: tuple[type[Stage], ...] = (Align, Instruct, Point, Refine)

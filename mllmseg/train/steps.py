@@ -36,10 +36,14 @@ FIGURES = (
 
 @dataclass
 class Terms:
-    """Losses and figures of a part of a batch, by name: each a sum and the number of things summed over."""
+    """Losses and figures of a part of a batch, by name: each a sum and the number of things summed over.
+
+    `outputs` is what the model said, whether or not a loss is made of it: it depends on every trained parameter.
+    """
 
     losses: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
     figures: dict[str, tuple[float, int]] = field(default_factory=dict)
+    outputs: list[Tensor] = field(default_factory=list)
 
     def add_loss(self, name: str, value: Tensor, count: int = 1) -> None:
         """Adds a sum over `count` things to a loss of `LOSSES`."""
@@ -60,10 +64,15 @@ class Terms:
         """What each loss is divided by where this is the whole batch."""
         return {name: count for name, (_, count) in self.losses.items()}
 
-    def total(self, weights: Mapping[str, float], counts: Mapping[str, float]) -> Tensor | None:
-        """The part's contribution to the loss of a batch in which each loss counts `counts` times; None where empty."""
+    def total(self, weights: Mapping[str, float], counts: Mapping[str, float]) -> Tensor:
+        """The part's contribution to the loss of a batch in which each loss counts `counts` times.
+
+        Every trained parameter gets a gradient, be it zero: which losses there are depends on the photos, and processes
+        that reduce the gradients of different parameters wait for each other for ever.
+        """
         parts = [weights[name] * value / max(1, counts[name]) for name, (value, _) in self.losses.items()]
-        return torch.stack(parts).sum() if parts else None
+        parts += [0 * output.float().sum() for output in self.outputs]
+        return torch.stack(parts).sum()
 
     def detached(self) -> dict[str, tuple[float, int]]:
         """Losses and figures alike, as numbers."""
@@ -88,7 +97,7 @@ def naming_loss(visual: Sequence[VisualTokens], labels: Sequence[SuperpixelLabel
     """
     rows = [(item.assignment @ item.tokens)[label.names >= 0] for item, label in zip(visual, labels, strict=True)]
     names = torch.cat([label.names[label.names >= 0] for label in labels])
-    terms = Terms()
+    terms = Terms(outputs=[item.tokens for item in visual])
     if len(names):
         similarity = F.normalize(torch.cat(rows).float(), dim=1) @ F.normalize(table, dim=1).T
         losses = F.cross_entropy(similarity * NAMING_SHARPNESS, names, reduction="sum")
@@ -113,7 +122,7 @@ def lexicon_loss(head: SegHead, lexicon: Sequence[Tensor], labels: Sequence[Supe
     logits = head.name_logits(torch.cat(list(lexicon))).float()
     named, outside = names >= 0, names == OUTSIDE
     told = named | outside
-    terms = Terms()
+    terms = Terms(outputs=[logits])
     if told.any():
         possible = F.one_hot(names.clamp(min=0), logits.shape[1]).bool()
         possible[outside] = F.pad(~scope[outside], (0, 1), value=True)
@@ -165,6 +174,7 @@ def refine_loss(
     terms = Terms()
     for item, recording, chosen in zip(features, recordings, drawn, strict=True):
         head = prompts(model, recording, recorded_regions(model, recording)).select(chosen)
+        terms.outputs.append(head.prompt_embeddings)
         head = replace(head, superpixel_logits=maximise_expected_iou(head.superpixel_logits, recording.areas))
         _add_mask_terms(terms, model, item, head, recording.masks[chosen])
     return terms
@@ -175,6 +185,7 @@ def join(*parts: Terms) -> Terms:
     return Terms(
         {name: item for part in parts for name, item in part.losses.items()},
         {name: item for part in parts for name, item in part.figures.items()},
+        [output for part in parts for output in part.outputs],
     )
 
 
@@ -205,6 +216,9 @@ def mask_counts(drawn: Iterable[Tensor]) -> dict[str, int]:
 
 def _add_pointer_terms(terms: Terms, image: ImageOutput, targets: RegionTargets) -> None:
     """Pointer and existence losses of one photo."""
+    head = image.head
+    terms.outputs += [head.superpixel_logits, head.prompt_embeddings, image.exist_logits]
+    terms.outputs.append(image.decision_superpixel_logits)
     exist_logits = image.exist_logits.float()
     if len(targets.exists):
         terms.add_loss("existence", existence_loss(exist_logits, targets.exists))

@@ -117,7 +117,7 @@ class Trainer:
         if first >= settings.steps:
             return
         with stage.training() as parameters, StopRequest() as request, contextlib.ExitStack() as cleanup:
-            optimizer, module = build_optimizer(parameters, settings), StageModule(stage, parameters)
+            optimizer, module = build_optimizer(parameters, settings), StageModule(stage)
             runner = self.engine.prepare(module, parameters, optimizer, settings, shard="mllm" in stage.modules)
             if first and self._optimizer_state:
                 runner.load_optimizer_state(self._optimizer_state)
@@ -219,8 +219,8 @@ class Trainer:
 
     def _save(self, runner: Runner) -> None:
         state = runner.optimizer_state()  # all processes together
-        if self.engine.is_main:
-            with self._all_trained(), runner.as_built():
+        with self._all_trained(), runner.as_built():
+            if self.engine.is_main:
                 self.checkpoints.save(self.model, self.progress, state, self.training_facts())
         self.engine.barrier()
 

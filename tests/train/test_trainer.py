@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mllmseg.config import DataConfig, ModelConfig, PointConfig, StageConfig, TrainConfig
-from mllmseg.errors import CheckpointError, ConfigError, DataError
+from mllmseg.config import DataConfig, EngineConfig, ModelConfig, PointConfig, StageConfig, TrainConfig
+from mllmseg.errors import CheckpointError, ConfigError, DataError, InterruptedRunError, TrainingError
 from mllmseg.models.build import build_model
 from mllmseg.models.checkpoint import load_checkpoint, trained_state
 from mllmseg.train.cache import CacheEntry, FillReport
@@ -246,3 +248,61 @@ def test_filling_the_cache_ahead_names_the_folder(
     cache, _ = fill_cache(run_settings(tmp_path, val_photos=1))
     assert asked == [1, 2, 3, 4]
     assert cache.folder.parent == Path(run_settings(tmp_path).cache)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_polite_signal_saves_at_the_end_of_the_step(
+    finished: Trainer, run_settings: Settings, tmp_path: Path, number: signal.Signals
+) -> None:
+    settings = run_settings(tmp_path / "run", checkpoint_every=99)
+    trainer = Trainer(settings)
+    healthy = trainer._step
+
+    def disturbed(stage: Stage, step: int, *args: Any) -> None:
+        if (stage.name, step) == ("instruct", 1):
+            os.kill(os.getpid(), number)
+        healthy(stage, step, *args)
+
+    trainer._step = disturbed  # type: ignore[method-assign]
+    with pytest.raises(
+        InterruptedRunError, match="after 1 steps of instruct, which are saved; go on with --resume"
+    ) as stop:
+        trainer.run()
+    assert stop.value.exit_code == 128 + number
+    resumed = run(settings, resume=True)
+    expected = weights_of(finished)
+    assert [name for name, tensor in weights_of(resumed).items() if not tensor.equal(expected[name])] == []
+    assert [entry["step"] for entry in resumed.journal.entries()] == [0, 1, 2, 0, 1, 2, 3]
+
+
+def test_a_loss_that_is_no_number_stops_before_it_is_saved(run_settings: Settings, tmp_path: Path) -> None:
+    trainer = Trainer(run_settings(tmp_path, checkpoint_every=1))
+    healthy = trainer._step
+
+    def sick(stage: Stage, step: int, *args: Any) -> None:
+        if (stage.name, step) == ("instruct", 2):
+            trainer.model.projector.output_norm.weight.data.fill_(float("nan"))
+        healthy(stage, step, *args)
+
+    trainer._step = sick  # type: ignore[method-assign]
+    said = (
+        r"instruct step 2: the loss is nan .*, not finite where \['coco-mini/1', 'coco-mini/2'\] are.*instruct-000002"
+    )
+    with pytest.raises(TrainingError, match=said):
+        trainer.run()
+    assert [path.name for path in trainer.checkpoints.all()][-1] == "instruct-000002"
+
+
+def test_a_loss_above_the_limit_stops(run_settings: Settings, tmp_path: Path) -> None:
+    trainer = Trainer(run_settings(tmp_path, max_loss=1e-3))
+    with pytest.raises(
+        TrainingError, match=r"align step 0: the loss is .*max_loss 0.001.*last good checkpoint is none"
+    ):
+        trainer.run()
+    assert trainer.checkpoints.all() == []
+
+
+def test_how_a_run_is_computed_may_change_when_it_is_resumed(run_settings: Settings, tmp_path: Path) -> None:
+    run(run_settings(tmp_path), die=("align", 2))
+    other = run_settings(tmp_path, engine=EngineConfig(accumulate=2), keep_checkpoints=1, log_every=1)
+    assert Trainer(other, resume=True).progress.step == 2
