@@ -15,9 +15,11 @@ from mllmseg.commands import evaluate
 from mllmseg.commands.cache import ConfigArgument, OverridesArgument, cache_app
 from mllmseg.commands.chat import chat
 from mllmseg.commands.data import data_app
+from mllmseg.commands.export import export
 from mllmseg.errors import MLLMSegError
 
 if TYPE_CHECKING:
+    from mllmseg.config import TrainConfig
     from mllmseg.structures import Segmentation
 
 app = typer.Typer(
@@ -35,6 +37,7 @@ app.add_typer(cache_app, name="cache")
 app.add_typer(evaluate.predict_app, name="predict")
 app.command("score")(evaluate.score)
 app.add_typer(evaluate.eval_app, name="eval")
+app.command("export")(export)
 
 ProgressOption = Annotated[
     bool | None,
@@ -174,11 +177,21 @@ def train(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the configuration's 'out'.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the run needs: parameters, tokens, memory, time. Loads nothing.")
+    ] = False,
+    gpus: Annotated[int | None, typer.Option(min=1, help="For --dry-run: how many GPUs to plan for.")] = None,
+    tflops: Annotated[
+        float | None, typer.Option(min=0.1, help="For --dry-run: the speed of one of them; none: this machine's.")
+    ] = None,
 ) -> None:
     """Train a model; prints the folder of the finished checkpoint."""
     from mllmseg.config import TrainConfig
 
     settings = TrainConfig.from_yaml(config, overrides)
+    if dry_run:
+        _estimate(settings, gpus, tflops)
+        return
     _log_to_stderr()
     from mllmseg.models.allocator import keep_freed_memory
     from mllmseg.train.trainer import Trainer
@@ -187,6 +200,16 @@ def train(
     final = Trainer(settings, resume=resume).run()
     if os.environ.get("RANK", "0") == "0":  # of several processes, one answers
         typer.echo(final)
+
+
+def _estimate(settings: TrainConfig, gpus: int | None, tflops: float | None) -> None:
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from mllmseg.train.estimate import describe, planned_gpus
+    from mllmseg.train.start import initial_model_config
+
+    model = initial_model_config(settings)
+    for line in describe(settings, model, gpus=gpus or planned_gpus(), tflops=tflops):
+        typer.echo(line)
 
 
 def _log_to_stderr() -> None:

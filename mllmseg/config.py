@@ -18,6 +18,7 @@ from mllmseg.registry import did_you_mean
 
 Dtype = Literal["float32", "bfloat16"]
 Precision = Literal["float32", "bfloat16", "float16"]
+Part = Literal["projector", "lora", "head", "mask_decoder"]
 
 
 class Config(pydantic.BaseModel):
@@ -91,6 +92,8 @@ def _explain(error: pydantic.ValidationError, cls: type[Config], source: str) ->
         key = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             lines.append(f"unknown key '{key}': {did_you_mean(str(item['loc'][-1]), _keys_at(cls, item['loc'][:-1]))}")
+        elif not key:  # about several settings together, which the message names
+            lines.append(item["msg"].removeprefix("Value error, "))
         else:
             lines.append(f"'{key}' = {item.get('input')!r}: {item['msg']}")
     return f"{source}: " + "; ".join(lines)
@@ -138,9 +141,13 @@ class SuperpixelConfig(Config):
 
 
 class VisionTowerConfig(Config):
-    """Which patch features. `checkpoint`: `mllmseg:<name>`, a folder or hub id, or None for random weights (tests)."""
+    """Which patch features. `checkpoint`: `mllmseg:<name>`, a folder or hub id, or None for random weights (tests).
 
-    name: Literal["dinov2", "sam"] = "dinov2"
+    `host` takes those of a language model that sees (a VLM), whose folder or hub id `checkpoint` repeats: features are
+    cached by this section alone. `patch_size` is then pixels a visual token, after whatever the VLM merges.
+    """
+
+    name: Literal["dinov2", "sam", "host"] = "dinov2"
     checkpoint: str | None = "mllmseg:dinov2s"
     image_size: int = pydantic.Field(518, ge=14)
     patch_size: int = 14
@@ -150,9 +157,9 @@ class VisionTowerConfig(Config):
 
 
 class ProjectorConfig(Config):
-    """How patch features become visual tokens."""
+    """How patch features become visual tokens; `pooled` is for the `host` tower, whose features need no translation."""
 
-    name: Literal["semantic", "mlp", "average", "resampler"] = "semantic"
+    name: Literal["semantic", "mlp", "average", "resampler", "pooled"] = "semantic"
     hidden_size: int = 512
     sspe: bool = True
     ssa: bool = True
@@ -170,9 +177,16 @@ class LoraConfig(Config):
 
 
 class LanguageModelConfig(Config):
-    """Which causal LM. `name`: `mllmseg:<name>`, a folder or a hub id."""
+    """Which language model: a causal LM or a VLM. `name`: `mllmseg:<name>`, a folder or a hub id.
+
+    `dtype`: of its frozen weights as they are loaded. `quantization`: of its linear layers, by bitsandbytes.
+    `chat_template`: in the place of the tokenizer's own (Jinja).
+    """
 
     name: str = "mllmseg:smollm2"
+    dtype: Dtype = "float32"
+    quantization: Literal["none", "nf4", "int8"] = "none"
+    chat_template: str | None = None
     lora: LoraConfig = LoraConfig()
     system_prompt: str = "You answer questions about a picture and point at things in it."
 
@@ -193,7 +207,11 @@ class HeadConfig(Config):
 
 
 class ModelConfig(Config):
-    """The whole model; saved as `config.yaml` beside each checkpoint."""
+    """The whole model; saved as `config.yaml` beside each checkpoint.
+
+    `trainable`: the parts that training may change, which are what a checkpoint holds (`lora` with the rows of the new
+    tokens). With `mask_decoder`, answers are decoded by a copy of SAM's; superpixels keep the original.
+    """
 
     sam: SamConfig = SamConfig()
     superpixels: SuperpixelConfig = SuperpixelConfig()
@@ -201,6 +219,22 @@ class ModelConfig(Config):
     projector: ProjectorConfig = ProjectorConfig()
     language_model: LanguageModelConfig = LanguageModelConfig()
     head: HeadConfig = HeadConfig()
+    trainable: tuple[Part, ...] = ("projector", "lora", "head")
+
+    @pydantic.model_validator(mode="after")
+    def _parts_go_together(self) -> Self:
+        tower, name = self.vision_tower, self.language_model.name
+        if tower.name == "host" and tower.checkpoint != name:
+            raise ValueError(
+                f"vision_tower.checkpoint is {tower.checkpoint!r}, but the 'host' tower is that of "
+                f"language_model.name, {name!r}: write the same in both"
+            )
+        if self.projector.name == "pooled" and tower.name != "host":
+            raise ValueError(
+                "projector.name is 'pooled', which needs features in the language model's own space: "
+                f"vision_tower.name must be 'host', not '{tower.name}'"
+            )
+        return self
 
 
 class SourceConfig(Config):

@@ -36,13 +36,21 @@ HEAVY_OWNERS: dict[str, set[str]] = {
     "deepspeed": {"mllmseg.train.engine"},
     "segment_anything": {"mllmseg.models.sam", "mllmseg.models._segment_anything"},
     "peft": {"mllmseg.models.mllm"},
-    "transformers": {"mllmseg.models.mllm", "mllmseg.models.vision_tower", "mllmseg.weights"},
+    "transformers": {
+        "mllmseg.models.host",
+        "mllmseg.models.host_tower",
+        "mllmseg.models.mllm",
+        "mllmseg.models.skeleton",
+        "mllmseg.models.vision_tower",
+        "mllmseg.weights",
+    },
     "gradio": {"demo"},
 }
 # Modules the command line loads at once: everything slow is imported inside their functions.
 LIGHT = (
     "mllmseg", "mllmseg.cli", "mllmseg.commands.cache", "mllmseg.commands.chat", "mllmseg.commands.data",
-    "mllmseg.commands.evaluate", "mllmseg.doctor", "mllmseg.weights", "mllmseg.package_index", "mllmseg.progress",
+    "mllmseg.commands.evaluate", "mllmseg.commands.export", "mllmseg.doctor", "mllmseg.weights",
+    "mllmseg.package_index", "mllmseg.progress",
 )  # fmt: skip
 SLOW_LIBRARIES = {
     "accelerate", "bitsandbytes", "deepspeed", "gguf", "gradio", "matplotlib", "pandas", "peft", "pycocotools",

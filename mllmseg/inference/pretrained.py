@@ -112,9 +112,10 @@ def load_pretrained(
             if spec is not None and spec.startswith(SCHEME):
                 resolve(spec, progress=progress)
     model = load_checkpoint(folder)
-    # Merged in float32 and rounded once.
+    # Merged in the precision it was trained in and rounded once; a quantised model is neither merged nor cast.
     model.mllm.merge_lora()
-    model.mllm.language_model.to(dtype)
+    if not model.mllm.is_quantized:
+        model.mllm.language_model.to(dtype)
     return model
 
 

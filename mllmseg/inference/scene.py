@@ -65,7 +65,7 @@ def build_scene(
         text = encoder.prefix(len(tokens.tokens)).to(tokens.tokens.device)
         hidden, cache = model.mllm(
             text.input_ids[None],
-            visual_tokens=tokens.tokens,
+            visual_tokens=tokens.embeddings,
             attention_mask=branch_attention_mask([text]),
             position_ids=text.position_ids[None],
             past_key_values=model.mllm.new_cache(),

@@ -116,13 +116,8 @@ class Segmenter:
         clock = Stopwatch(self.device)
         with clock.stage("read"):
             loaded = load_image(image)
-        tower = self.model.vision.vision_tower
         with clock.stage("preprocess"):
-            inputs = preprocess(
-                loaded,
-                tower_size=self.model.config.vision_tower.image_size if tower.needs_pixels else None,
-                patch_size=tower.patch_size,
-            ).to(self.device)
+            inputs = preprocess(loaded, **self.model.vision.tower_input).to(self.device)
         with self._computing():
             features = self.model.encode_image(inputs, clock)
         self._set(features, loaded, clock)

@@ -46,10 +46,20 @@ class ModelOutput:
 
 
 class MLLMSeg(nn.Module):
-    """Vision stack, projector, language model and [SEG] head, by composition."""
+    """Vision stack, projector, language model and [SEG] head, by composition.
+
+    `mask_decoder`, where there is one, decodes answers in the place of SAM's own and is trained.
+    """
 
     def __init__(
-        self, config: ModelConfig, *, vision: VisionStack, projector: Projector, mllm: Mllm, head: SegHead
+        self,
+        config: ModelConfig,
+        *,
+        vision: VisionStack,
+        projector: Projector,
+        mllm: Mllm,
+        head: SegHead,
+        mask_decoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -57,6 +67,9 @@ class MLLMSeg(nn.Module):
         self.projector = projector
         self.mllm = mllm
         self.head = head
+        self.mask_decoder = mask_decoder
+        if mask_decoder is not None:
+            mask_decoder.requires_grad_(True)
 
     def encode_image(self, inputs: ImageInputs, clock: Stopwatch | None = None) -> ImageFeatures:
         """Stages 1 to 3: everything that depends on the image alone. The frozen parts only, so it may be cached."""
@@ -77,7 +90,7 @@ class MLLMSeg(nn.Module):
         input_ids = pad([text.input_ids for text in texts], 0)
         hidden, _ = self.mllm(
             input_ids,
-            visual_tokens=torch.cat([item.tokens for item in visual]),
+            visual_tokens=torch.cat([item.embeddings for item in visual]),
             attention_mask=branch_attention_mask(texts),
             position_ids=pad([text.position_ids for text in texts], 0),
         )
@@ -140,7 +153,11 @@ class MLLMSeg(nn.Module):
         else:
             dense = self.vision.sam.no_mask_dense(len(prior))
         low_res_masks, iou_predictions = self.vision.sam.decode_masks(
-            features.image_embeddings, head.prompt_embeddings[:, None], dense, multimask_output=False
+            features.image_embeddings,
+            head.prompt_embeddings[:, None],
+            dense,
+            multimask_output=False,
+            mask_decoder=self.mask_decoder,
         )
         low_res_masks = low_res_masks[:, 0]
         if self.config.head.dense_prior:

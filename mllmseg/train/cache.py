@@ -124,7 +124,8 @@ class FeatureCache:
         """
         place = self.index.find(entry, embeddings=embeddings)
         if place is None:
-            raise DataError(f"{entry.path} {self.index.why_missing(entry)}; fill the cache first ({self.folder})")
+            problem = self.index.why_missing(entry, embeddings=embeddings)
+            raise DataError(f"{entry.path} {problem}; fill the cache first ({self.folder})")
         record = place.record
         if entry.size is not None and record.original_size != entry.size:
             raise DataError(f"{entry.path} is {record.original_size}, its label says {entry.size}")
@@ -168,6 +169,8 @@ def _weights_digest(checkpoint: str | None) -> str:
     if known != checkpoint:
         return WEIGHTS[known].sha256 if known in WEIGHTS else ""
     path = pathlib.Path(checkpoint)
+    if path.is_dir():
+        return str(sorted((item.name, item.stat().st_size) for item in path.iterdir() if item.is_file()))
     if not path.is_file():
         return ""
     with path.open("rb") as file:

@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mllmseg.config import ModelConfig
 from mllmseg.data.transforms import load_image, preprocess
 from mllmseg.distributed import this_process
 from mllmseg.errors import DataError
@@ -57,9 +56,7 @@ class FillReport:
     bad: tuple[tuple[str, str], ...]
 
 
-def encode(
-    entry: CacheEntry, stack: VisionStack, config: ModelConfig, *, embeddings: bool
-) -> tuple[Record, dict[str, Tensor]]:
+def encode(entry: CacheEntry, stack: VisionStack, *, embeddings: bool) -> tuple[Record, dict[str, Tensor]]:
     """Lets the frozen stages look at one image.
 
     Returns:
@@ -74,8 +71,7 @@ def encode(
         image = load_image(content)
     except DataError as error:
         raise DataError(str(error).replace("image bytes", str(entry.path))) from error
-    tower = config.vision_tower
-    inputs = preprocess(image, tower_size=tower.image_size, patch_size=tower.patch_size)
+    inputs = preprocess(image, **stack.tower_input)
     if entry.size is not None and inputs.original_size != entry.size:
         raise DataError(f"{entry.path} is {inputs.original_size}, its label says {entry.size}")
     device = next((parameter.device for parameter in _parameters(stack)), torch.device("cpu"))
@@ -155,7 +151,7 @@ class Writer:
     def add(self, entry: CacheEntry) -> str | None:
         """Computes one image; returns what is wrong with it, if anything. Raises DataError where the disk is full."""
         try:
-            record, tensors = encode(entry, self._stack, self._cache.config, embeddings=self._cache.embeddings)
+            record, tensors = encode(entry, self._stack, embeddings=self._cache.embeddings)
         except DataError as error:
             return str(error)
         except Exception as error:  # whatever an odd image makes the models raise, the others can be computed
@@ -222,8 +218,7 @@ class Filling:
                 self._fill_here(stack)
             else:
                 self._fill_in_processes(workers)
-        while self._others_hold_something():
-            time.sleep(0.2)
+        self._wait_for_others()
         return FillReport(self.computed, self.present, tuple(self.bad.items()))
 
     def _choose_start(self) -> int:
@@ -244,16 +239,22 @@ class Filling:
             self._looked = time.monotonic()
         return bool(index.find(entry, embeddings=embeddings)) or index.is_waiting(entry, embeddings=embeddings)
 
-    def _others_hold_something(self) -> bool:
-        adopt_journals(self.cache.folder)
+    def _wait_for_others(self) -> None:
+        """Until what others have computed lies in shards; whose owner died is packed here."""
         index, embeddings = self.cache.index, self.cache.embeddings
-        index.refresh_journals()
-        index.refresh()
-        return any(
-            index.is_waiting(entry, embeddings=embeddings) and not index.find(entry, embeddings=embeddings)
-            for entry in self.entries
-            if entry.name not in self.bad
-        )
+        waiting: list[CacheEntry] = [entry for entry in self.entries if entry.name not in self.bad]
+        while True:
+            adopt_journals(self.cache.folder)
+            index.refresh_journals()
+            index.refresh()
+            waiting = [
+                entry
+                for entry in waiting
+                if index.is_waiting(entry, embeddings=embeddings) and not index.find(entry, embeddings=embeddings)
+            ]
+            if not waiting:
+                return
+            time.sleep(0.2)
 
     def _fill_here(self, stack: VisionStack) -> None:
         writer = Writer(self.cache, stack)
@@ -330,13 +331,14 @@ class _Team:
 
 
 def _work(cache: FeatureCache, pipe: Connection, rank: int, share: int) -> None:
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // share))
+    processes = share * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
     keep_freed_memory()
     from mllmseg.models.build import build_vision_stack  # loads what language models need: seconds
 
     stack = build_vision_stack(cache.config)
     if torch.cuda.is_available():
-        stack.to(f"cuda:{rank % torch.cuda.device_count()}")
+        stack.to(f"cuda:{(this_process().local * share + rank) % torch.cuda.device_count()}")
     writer = Writer(cache, stack)
     while True:
         try:

@@ -123,13 +123,13 @@ class Index:
             return False
         return any(_serves(record, entry, embeddings) for record in self._waiting.get(self.hash_of(entry), []))
 
-    def why_missing(self, entry: CacheEntry) -> str:
+    def why_missing(self, entry: CacheEntry, *, embeddings: bool) -> str:
         """What to tell the user about an image that `find` does not find."""
         places = self._by_hash.get(self.hash_of(entry), [])
         if not places:
             known = entry.name in self._by_name
             return "has changed since it was cached" if known else "is not cached"
-        if not any(place.record.embedded for place in places):
+        if embeddings and not any(place.record.embedded for place in places):
             return "is cached without SAM's image embeddings, which masks need"
         return "is cached for other boxes"
 

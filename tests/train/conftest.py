@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -62,6 +62,8 @@ def save_dataset(root: Path) -> None:
 
 class DrawnStack:
     """Answers as the frozen stages would: a superpixel a colour, features that tell colours apart."""
+
+    tower_input: ClassVar[dict[str, Any]] = {"tower_size": 56, "patch_size": 14}
 
     def encode_image(self, inputs: ImageInputs) -> ImageFeatures:
         height, width = (side // 4 for side in inputs.input_size)
