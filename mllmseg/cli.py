@@ -201,7 +201,9 @@ def train(
     from mllmseg.train.trainer import Trainer
 
     keep_freed_memory()
-    typer.echo(Trainer(settings, resume=resume).run())
+    final = Trainer(settings, resume=resume).run()
+    if os.environ.get("RANK", "0") == "0":  # of several processes, one answers
+        typer.echo(final)
 
 
 def _estimate(settings: TrainConfig, gpus: int | None, tflops: float | None) -> None:
@@ -243,7 +245,7 @@ def main() -> None:
         app()
     except MLLMSegError as error:
         typer.echo(f"mllmseg: {' '.join(str(error).split())}", err=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":
