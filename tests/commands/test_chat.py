@@ -78,7 +78,7 @@ def test_a_conversation_on_stdin(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO("the purple cat on the left\n\n/lenient\n猫 7\n/quit\nthe cat\n"))
     assert run(monkeypatch, PHOTO) == 0
     said = capsys.readouterr().out
-    assert "“the purple cat on the left”" in said
+    assert "There is a cat on the left, but it is orange, not purple." in said
     assert "lenient from now on" in said
     assert "猫" in said
     assert "“the cat”" not in said
