@@ -24,6 +24,7 @@ _ORDER = (
     "size",
     "extreme",
     "on",
+    "bearing",
     "inside",
     "between",
     "beside",
@@ -102,7 +103,7 @@ class _Speaker:
         posts = [self.post(clause) for clause in rest if clause.posts]
         head = f"{self.determiner()} {adjective}{self.noun}"
         clauses = [f"{self.who} {self.be()} {self.rng.choice(clause.adjectives)}" for clause in bare]
-        return " ".join([head, *_joined(posts), *clauses, *self.denials(after_relative=bool(clauses))])
+        return " ".join([head, *_joined(posts), *clauses, *self.denials(after=bool(posts or clauses))])
 
     def exception(self) -> str:
         """`all the cars except the red one`."""
@@ -151,18 +152,24 @@ class _Speaker:
             return f"{'have' if self.many else 'has'} no {thing}"
         return self.state(clause).replace(f"{self.be()} ", f"{self.be()} not ", 1)
 
-    def denials(self, *, after_relative: bool) -> list[str]:
-        """What is not so, after the noun."""
+    def denials(self, *, after: bool) -> list[str]:
+        """What is not so, after the noun; `after`: something is said before it, which it must not seem to be about."""
         if not self.denied:
             return []
         if len(self.denied) == 2 and all(clause.verb == "is" for clause in self.denied):
             first, second = (self.state(clause).removeprefix(f"{self.be()} ") for clause in self.denied)
-            return [f"{'and' if after_relative else self.who} {self.be()} neither {first} nor {second}"]
-        if len(self.denied) == 1 and self.rng.random() < 0.5 and self.denied[0].posts:
-            post = self.post(self.denied[0])
-            return [f"without {post.removeprefix('with ')}" if self.denied[0].verb == "has" else f"not {post}"]
-        told = _listed(_without_repeats([self.deny(clause) for clause in self.denied]))
-        return [f"{'and' if after_relative else self.who} {told}"]
+            return [
+                f"but neither {first} nor {second}" if after else f"{self.who} {self.be()} neither {first} nor {second}"
+            ]
+        if after or (len(self.denied) == 1 and self.rng.random() < 0.5 and self.denied[0].posts):
+            return [f"{'but ' if after else ''}{' and '.join(self.not_so(clause) for clause in self.denied)}"]
+        return [f"{self.who} {_listed(_without_repeats([self.deny(clause) for clause in self.denied]))}"]
+
+    def not_so(self, clause: Clause) -> str:
+        """`not on the left`, `without an umbrella`."""
+        if clause.verb == "has":
+            return f"without {self.post(clause).removeprefix('with ')}"
+        return f"not {self.state(clause).removeprefix(f'{self.be()} ')}"
 
     def determiner(self) -> str:
         """`the`, `both`, `the two`, `all three`."""

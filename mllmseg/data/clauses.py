@@ -8,9 +8,9 @@ A new kind of statement is one function here, registered under its name.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mllmseg.data import colours, words
+from mllmseg.data import affordances, colours, words
 from mllmseg.data import scene as geometry
 from mllmseg.data.looks import TOP_COLOURS, Look
 from mllmseg.data.scene import Scene, Thing
@@ -47,53 +47,12 @@ class Clause:
 Maker = Callable[[Scene, str, tuple[Thing, ...]], Iterator[Clause]]
 CLAUSES: Registry[Maker] = Registry("kind of clause")
 
-# Their colour says nothing, is not the object's own (a screen), or the mask holds what is seen through them.
-COLOURLESS = frozenset(
-    {
-        "person", "zebra", "giraffe", "elephant", "pizza", "sandwich", "hot dog", "bicycle", "tv", "laptop",
-        "cell phone", "potted plant", "dining table", "skin", "sports ball", "wine glass", "microwave", "oven",
-        "broccoli", "carrot", "banana", "orange", "clock", "fork", "knife", "spoon", "tennis racket", "scissors",
-        "traffic light", "airplane", "remote", "mouse",
-    }
-)  # fmt: skip
 _VIVID = TOP_COLOURS - {"black", "white"}  # neither hair nor shade
 WORN_SHARE, MOSTLY_SHARE = 0.3, 0.6  # of a person's pixels: somebody may be called "in red", "in black"
 UNWORN_SHARE = 0.01  # at most: nothing of what somebody wears is red
 ALWAYS_ASKED = frozenset({"red", "blue", "green", "yellow", "black", "white"})  # seen in the photo or not
 BRIGHT, DARK, LIGHTNESS_GAP = 65.0, 30.0, 25.0
 
-# (what lies, what it lies on) that people put into words as "on"; geometry decides whether it does.
-_SEATS = ("horse", "bicycle", "motorcycle", "skateboard", "surfboard", "snowboard", "elephant", "bench", "couch", "bed")
-_TABLEWARE = (
-    "cup", "bowl", "bottle", "wine glass", "fork", "knife", "spoon", "pizza", "cake", "sandwich", "donut", "vase",
-    "laptop", "book", "banana", "apple", "orange", "hot dog", "cell phone", "keyboard", "mouse", "potted plant",
-    "scissors", "remote", "teddy bear", "handbag", "carrot", "broccoli",
-)  # fmt: skip
-_GROUND = (
-    "grass-merged", "road", "pavement-merged", "sand", "snow", "floor-other-merged", "floor-wood", "dirt-merged",
-    "playingfield", "rug-merged", "platform", "gravel", "rock-merged", "table-merged", "counter", "shelf",
-)  # fmt: skip
-_ON = {
-    ("person", seat) for seat in (*_SEATS, "chair", "skis")
-} | {
-    (thing, "dining table") for thing in _TABLEWARE
-} | {
-    (animal, seat) for animal in ("cat", "dog", "teddy bear") for seat in ("couch", "bed", "chair", "bench", "car")
-} | {
-    (thing, seat) for thing in ("laptop", "book", "remote", "suitcase", "handbag") for seat in ("couch", "bed", "bench")
-}  # fmt: skip
-_INSIDE = {
-    *((thing, "bowl") for thing in ("apple", "orange", "banana", "broccoli", "carrot", "spoon")),
-    *((thing, "sink") for thing in ("cup", "bowl", "bottle", "spoon", "fork", "knife")),
-    *((thing, "suitcase") for thing in ("cat", "dog", "teddy bear", "book")),
-    *((thing, "boat") for thing in ("person", "dog")),
-    ("person", "car"), ("dog", "car"), ("spoon", "cup"), ("toothbrush", "cup"),
-}  # fmt: skip
-# What somebody is seen with, and which other labels it may be taken for.
-_CARRIED = (
-    "umbrella", "backpack", "handbag", "suitcase", "tie", "skateboard", "surfboard", "snowboard", "skis",
-    "tennis racket", "baseball bat", "baseball glove", "frisbee", "cell phone",
-)  # fmt: skip
 _NEAR = 0.04  # of the photo: closer, an object may be somebody's
 _INSIDE_SHARE = 0.97  # of a box lies in the other
 
@@ -101,7 +60,7 @@ _INSIDE_SHARE = 0.97  # of a box lies in the other
 @CLAUSES.register("colour")
 def colour(scene: Scene, category: str, things: tuple[Thing, ...]) -> Iterator[Clause]:
     """Of one clear colour."""
-    if category in COLOURLESS or not scene.is_thing(category):
+    if category in affordances.COLOURLESS or not scene.is_thing(category):
         return
     seen = {name for others in scene.countable().values() for t in others if (name := clear_colour(scene.look(t)))}
     for name in sorted(seen | ALWAYS_ASKED):
@@ -137,7 +96,7 @@ def clothing(scene: Scene, category: str, things: tuple[Thing, ...]) -> Iterator
 @CLAUSES.register("brightness")
 def brightness(scene: Scene, category: str, things: tuple[Thing, ...]) -> Iterator[Clause]:
     """Light or dark, where the others are clearly otherwise."""
-    if category in COLOURLESS or not scene.is_thing(category) or len(things) < 2:
+    if category in affordances.COLOURLESS or not scene.is_thing(category) or len(things) < 2:
         return
     looks = {t.id: scene.look(t) for t in things}
     lightness = {key: look.lightness for key, look in looks.items() if look is not None and look.colours}
@@ -202,6 +161,8 @@ def beyond(scene: Scene, category: str, things: tuple[Thing, ...]) -> Iterator[C
     opposites = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
     for landmark, mark in _marks(scene, category, things):
         for direction, posts in words_for.items():
+            if direction in ("top", "bottom") and landmark in affordances.SURFACES:
+                continue
             yes = frozenset(t.id for t in things if geometry.is_beyond(t, mark, direction))
             no = frozenset(t.id for t in things if geometry.is_beyond(t, mark, opposites[direction]))
             yield Clause("beyond", f"{direction} of {landmark}", yes, no, posts=posts, landmark=landmark)
@@ -221,8 +182,8 @@ def beside(scene: Scene, category: str, things: tuple[Thing, ...]) -> Iterator[C
 def on(scene: Scene, category: str, things: tuple[Thing, ...]) -> Iterator[Clause]:
     """Standing, sitting or lying on something, by what is beneath its lower edge."""
     for landmark, marks in scene.groups.items():
-        ground = landmark in _GROUND and scene.is_thing(category)
-        if not ground and (category, landmark) not in _ON:
+        ground = landmark in affordances.GROUND and scene.is_thing(category)
+        if not ground and (category, landmark) not in affordances.ON:
             continue
         ids = {mark.id for mark in marks}
         looks = {t.id: scene.look(t) for t in things}
@@ -234,11 +195,25 @@ def on(scene: Scene, category: str, things: tuple[Thing, ...]) -> Iterator[Claus
         yield Clause("on", f"on {landmark}", yes, no, posts=posts, landmark=landmark)
 
 
+@CLAUSES.register("bearing")
+def bearing(scene: Scene, category: str, things: tuple[Thing, ...]) -> Iterator[Clause]:
+    """Furniture, animals and vehicles by what is on them, or is not."""
+    if category not in affordances.BEARERS:
+        return
+    for load, items in scene.groups.items():
+        if (load, category) in affordances.ON:
+            held = {key for item in items if (look := scene.look(item)) for key in look.rests_on}
+            yes = frozenset(t.id for t in things if t.id in held)
+            no = frozenset(t.id for t in things if all(geometry.gap(t, item) > 0.02 for item in items))
+            noun = words.with_article(words.name(load))
+            yield Clause("bearing", f"{load} on it", yes, no, posts=(f"with {noun} on it",), landmark=load, verb="has")
+
+
 @CLAUSES.register("inside")
 def inside(scene: Scene, category: str, things: tuple[Thing, ...]) -> Iterator[Clause]:
     """In a container."""
     for landmark, mark in _marks(scene, category, things, distance=False):
-        if (category, landmark) in _INSIDE:
+        if (category, landmark) in affordances.INSIDE:
             yes = frozenset(t.id for t in things if _within(t, mark) and t.area <= 0.5 * mark.area)
             no = frozenset(t.id for t in things if geometry.gap(t, mark) > 0.02)
             posts = ("in the {m}", "inside the {m}")
@@ -272,7 +247,7 @@ def with_(scene: Scene, category: str, things: tuple[Thing, ...]) -> Iterator[Cl
     """People by what they have with them, or have not; what lies between two people is nobody's."""
     if category != "person":
         return
-    for landmark in _CARRIED:
+    for landmark in affordances.CARRIED:
         if landmark not in scene.scope:
             continue
         maybe = [t for c, found in scene.labelled.items() if words.confusable(c, landmark) for t in found]
@@ -288,9 +263,13 @@ def with_(scene: Scene, category: str, things: tuple[Thing, ...]) -> Iterator[Cl
 
 
 def all_clauses(scene: Scene, category: str, things: tuple[Thing, ...]) -> list[Clause]:
-    """Every statement about these that holds, or surely does not hold, for one of them."""
+    """Every statement about these that holds, or surely does not hold, for one of them.
+
+    Where masks say yes and boxes no, the statement is open.
+    """
     made = (clause for name in CLAUSES for clause in CLAUSES.get(name)(scene, category, things))
-    return [clause for clause in made if clause.yes or clause.no]
+    sure = (replace(c, yes=c.yes - c.no, no=c.no - c.yes) if c.yes & c.no else c for c in made)
+    return [clause for clause in sure if clause.yes or clause.no]
 
 
 def clear_colour(look: Look | None) -> str | None:

@@ -104,6 +104,5 @@ def certainly_not(name: str, parts: Mapping[str, float]) -> bool:
     clear, alike = clear_name(parts), _ALIKE[name]
     if clear is not None and clear != name and clear not in alike:
         return sum(parts.get(other, 0.0) for other in {name} | alike - _ALIKE[clear]) <= ABSENT_SHARE
-    vivid = alike & VIVID
-    found = sum(parts.get(other, 0.0) for other in vivid)
-    return name in VIVID and parts.get(name, 0.0) <= UNSEEN_SHARE and found <= ABSENT_SHARE
+    found = sum(parts.get(other, 0.0) for other in alike & VIVID)
+    return name in VIVID and clear is None and parts.get(name, 0.0) <= UNSEEN_SHARE and found <= ABSENT_SHARE

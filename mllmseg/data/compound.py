@@ -17,12 +17,15 @@ from mllmseg.data.programs import PROGRAMS, Reference
 from mllmseg.data.scene import Scene, Thing
 
 ATTRIBUTES = ("colour", "clothing", "brightness")
-RELATIONS = ("on", "inside", "between", "with")
+RELATIONS = ("on", "bearing", "inside", "between", "with")
 _MAX_THINGS = 8
 _MAX_COUNTED = 6
 _MAX_CLAUSES = 12  # joined about one thing, so that crowded scenes cost no more than others
 # Not said of one thing together: the second would be empty, or say the first again.
-_OVERLAP = ({"place", "extreme"}, {"place", "beyond"}, {"beside", "beyond"}, {"colour", "brightness"}, {"on", "beside"})
+_OVERLAP = (
+    {"place", "extreme"}, {"place", "beyond"}, {"beside", "beyond"}, {"colour", "brightness"}, {"on", "beside"},
+    {"on", "inside"},
+)  # fmt: skip
 
 
 @functools.lru_cache(maxsize=4)
@@ -174,7 +177,7 @@ def _joined(scene: Scene, program: str, size: int) -> Iterator[Reference]:
             for chosen in combinations(known, size):
                 said = tuple(c for c in chosen if thing.id in c.yes)
                 denied = tuple(c for c in chosen if thing.id in c.no)
-                if not said or len(denied) > 2 or not _joinable(chosen) or meant(things, said, denied) is None:
+                if not said or len(denied) > 2 or not _joinable(chosen) or meant(things, said, denied) != (thing,):
                     continue
                 if size == 2 and len(things) > 1 and any(_alone(things, c, thing) for c in chosen):
                     continue

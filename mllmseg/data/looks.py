@@ -24,7 +24,7 @@ from mllmseg.data.transforms import load_image
 from mllmseg.errors import DataError
 
 MEASURED_SIDE = 480  # pixels of the longer side: colours need no more
-MIN_PIXELS = 150  # at that size
+MIN_PIXELS = 250  # at that size
 MIN_CHROMA = 4.0  # mean of a photo: below, it is black and white, or nearly
 MIN_LIGHTNESS = 28.0  # mean of a photo: below, everything is a silhouette
 UPRIGHT = 2.1  # height by width of somebody seen from head to foot, more or less

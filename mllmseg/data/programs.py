@@ -13,6 +13,7 @@ from itertools import combinations, permutations
 
 from mllmseg.data import scene as geometry
 from mllmseg.data import words
+from mllmseg.data.affordances import SURFACES
 from mllmseg.data.clauses import Clause
 from mllmseg.data.scene import Scene, Thing
 from mllmseg.registry import Registry
@@ -169,6 +170,8 @@ def relation(scene: Scene) -> Iterator[Reference]:
     """The one that stands in a relation to the only one of another category, where no other could."""
     for category, things, landmark, mark in landmarks(scene):
         for direction, templates in BEYOND.items():
+            if direction in ("top", "bottom") and landmark in SURFACES:
+                continue
             hits = [thing for thing in things if geometry.is_beyond(thing, mark, direction)]
             if len(hits) == 1 and not any(
                 geometry.may_be_beyond(thing, mark, direction) for thing in things if thing is not hits[0]

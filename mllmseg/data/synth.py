@@ -37,6 +37,7 @@ PROGRAM_WEIGHTS: Mapping[str, float] = {
     "clothing": 7,
     "brightness": 2,
     "on": 5,
+    "bearing": 3,
     "inside": 3,
     "between": 3,
     "with": 5,
@@ -79,7 +80,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "wrong pair": ("wrong_pair",),
 }
 _COLOUR_WORDS = tuple(f" {word}" for word in (*colours.NAMES, "dark", "light", "bright"))
-_KIND_OF = {program: kind for kind, members in KINDS.items() for program in members}
+KIND_OF = {program: kind for kind, members in KINDS.items() for program in members}
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Query:
     @property
     def kind(self) -> str:
         """What must be understood to answer: `attribute`, `relation`, `wrong count`."""
-        return _KIND_OF[self.program]
+        return KIND_OF[self.program]
 
     @property
     def names_colour(self) -> bool:
