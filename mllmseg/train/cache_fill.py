@@ -74,8 +74,7 @@ def encode(
         image = load_image(content)
     except DataError as error:
         raise DataError(str(error).replace("image bytes", str(entry.path))) from error
-    tower = config.vision_tower
-    inputs = preprocess(image, tower_size=tower.image_size, patch_size=tower.patch_size)
+    inputs = preprocess(image, **stack.tower_input)
     if entry.size is not None and inputs.original_size != entry.size:
         raise DataError(f"{entry.path} is {inputs.original_size}, its label says {entry.size}")
     device = next((parameter.device for parameter in _parameters(stack)), torch.device("cpu"))

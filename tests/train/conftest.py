@@ -13,9 +13,10 @@ import torch
 from PIL import Image, ImageDraw
 
 from mllmseg.config import DataConfig, LossConfig, ModelConfig, StageConfig, TrainConfig, ValidationConfig
+from mllmseg.constants import PIXEL_MEAN, PIXEL_STD
 from mllmseg.data.datasets.coco_mini import CocoMini
 from mllmseg.models.partition import to_superpixels
-from mllmseg.structures import ImageFeatures, ImageInputs
+from mllmseg.structures import ImageFeatures, ImageInputs, TowerInput
 from mllmseg.train.cache import CacheEntry, FeatureCache
 
 NAMES = ("dog", "cat", "car", "horse", "sheep")
@@ -62,6 +63,8 @@ def save_dataset(root: Path) -> None:
 
 class DrawnStack:
     """Answers as the frozen stages would: a superpixel a colour, features that tell colours apart."""
+
+    tower_input = TowerInput(tower_size=None, patch_size=14, square=False, mean=PIXEL_MEAN, std=PIXEL_STD)
 
     def encode_image(self, inputs: ImageInputs) -> ImageFeatures:
         height, width = (side // 4 for side in inputs.input_size)
