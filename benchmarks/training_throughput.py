@@ -24,7 +24,7 @@ import torch
 
 from mllmseg.config import ModelConfig, TrainConfig
 from mllmseg.data.conversation import ConversationEncoder
-from mllmseg.data.datasets.coco_mini import Photo
+from mllmseg.data.training import TrainingImage
 from mllmseg.data.transforms import load_image, preprocess
 from mllmseg.models.allocator import keep_freed_memory
 from mllmseg.models.build import build_model, build_vision_stack
@@ -32,8 +32,8 @@ from mllmseg.models.mllmseg import MLLMSeg
 from mllmseg.models.projector import Projector, build_projector
 from mllmseg.models.skeleton import build_skeleton
 from mllmseg.structures import ImageFeatures
-from mllmseg.train.batch import CachedPhoto, cache_entry, cached_photo, sample_targets
-from mllmseg.train.cache import FeatureCache
+from mllmseg.train.batch import sample_targets
+from mllmseg.train.cache import CachedImage, FeatureCache
 from mllmseg.train.estimate import Layout, Tokens, memory_of
 from mllmseg.train.source import TrainingData
 from mllmseg.train.steps import instruct_loss
@@ -61,11 +61,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=pathlib.Path, required=True, help="a folder in coco-mini's format")
     parser.add_argument("--photos", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--questions", type=int, default=3, help="about each photo")
     parser.add_argument("--cache", type=pathlib.Path, help="kept from run to run; none: a temporary folder")
     parser.add_argument("--out", type=pathlib.Path, help="a Markdown file; none: stdout")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(1)
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         text = measure(arguments, arguments.cache or pathlib.Path(folder))
@@ -77,7 +77,11 @@ def main() -> None:
 
 def measure(arguments: argparse.Namespace, folder: pathlib.Path) -> str:
     """Runs every variant on every photo in turn, once for warming up."""
-    overrides = [f"data.root={arguments.data}", f"cache={folder}", "data.flip=0", "val_photos=0"]
+    negatives = arguments.questions // 3
+    overrides = [
+        f"data.root={arguments.data}", f"cache={folder}", "data.flip=0", "val_photos=0", "data.captions=0",
+        f"data.positives={arguments.questions - negatives}", f"data.negatives={negatives}", "data.human_queries=0",
+    ]  # fmt: skip
     config = TrainConfig.from_yaml(ROOT / "configs" / "train" / "tiny.yaml", overrides)
     model_config = ModelConfig.from_yaml(ROOT / "configs" / "model" / "tiny.yaml")
     data = TrainingData(config, model_config)
@@ -87,7 +91,7 @@ def measure(arguments: argparse.Namespace, folder: pathlib.Path) -> str:
     for parameter in model.mllm.parameters():
         if not parameter.requires_grad:
             parameter.data = parameter.data.bfloat16()
-    variants = make_variants(model, model_config, folder, photos)
+    variants = make_variants(model, model_config, folder, data, photos)
     encoder = ConversationEncoder(model.mllm.tokenizer, model_config.language_model.system_prompt)
     skeleton = build_skeleton(model_config)
     for number, photo in enumerate([photos[0], *photos]):
@@ -133,7 +137,9 @@ class Activations:
         return tensor
 
 
-def make_variants(model: MLLMSeg, config: ModelConfig, folder: pathlib.Path, photos: list[Photo]) -> list[Variant]:
+def make_variants(
+    model: MLLMSeg, config: ModelConfig, folder: pathlib.Path, data: TrainingData, photos: list[TrainingImage]
+) -> list[Variant]:
     """The four of them, with their caches filled."""
     variants = []
     norm = float(model.mllm.word_embeddings().float().norm(dim=1).mean())
@@ -146,7 +152,7 @@ def make_variants(model: MLLMSeg, config: ModelConfig, folder: pathlib.Path, pho
         tower = config.vision_tower.model_copy(update={"image_size": size})
         settings = config.model_copy(update={"vision_tower": tower})
         cache = FeatureCache(folder, settings, embeddings=False)
-        entries = [cache_entry(photo) for photo in photos]
+        entries = [data.entry(photo) for photo in photos]
         if any(entry not in cache for entry in entries):
             cache.fill(entries, stack=build_vision_stack(settings), progress=True)
         projector = model.projector
@@ -166,7 +172,7 @@ def step(
     variant: Variant,
     data: TrainingData,
     encoder: ConversationEncoder,
-    photo: Photo,
+    photo: TrainingImage,
     config: TrainConfig,
 ) -> tuple[float, int, int]:
     """One optimizer step on one photo; returns its seconds, visual tokens and text tokens."""
@@ -174,31 +180,31 @@ def step(
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-6, foreach=True)
-    began = time.perf_counter()
-    cached = read(model, variant, photo)
+    began = time.process_time()
+    cached = read(model, variant, data, photo)
     sample = data.sample(photo, cached, random.Random(photo.id))
     with torch.autocast("cpu", torch.bfloat16):
-        tokens = model.project(cached.features)
+        features = cached.features
+        tokens = model.project(features)
         text = encoder.encode(sample.branches, len(tokens.tokens))
-        targets = sample_targets(sample, cached)
-        result = instruct_loss(model, [cached.features], [tokens], [text], [targets], config.losses, masks_per_photo=0)
+        targets = sample_targets(sample)
+        result = instruct_loss(model, [features], [tokens], [text], [targets], config.losses, masks_per_photo=0)
     result.loss.backward()
     torch.nn.utils.clip_grad_norm_(trained, 1.0)
     optimizer.step()
-    spent = time.perf_counter() - began
+    spent = time.process_time() - began
     optimizer.zero_grad()
     return spent, len(tokens.tokens), len(text.input_ids) - len(tokens.tokens)
 
 
-def read(model: MLLMSeg, variant: Variant, photo: Photo) -> CachedPhoto:
-    """A photo's features, from the cache or by the frozen encoders; its masks either way."""
-    cached = cached_photo(photo, variant.cache.read(cache_entry(photo), embeddings=False))
+def read(model: MLLMSeg, variant: Variant, data: TrainingData, photo: TrainingImage) -> CachedImage:
+    """A photo's features, from the cache or by the frozen encoders; estimated masks from the cache either way."""
+    cached = variant.cache.read(data.entry(photo), embeddings=False)
     features = cached.features.to(torch.float32)
     if variant.online:
-        tower = model.config.vision_tower
-        inputs = preprocess(load_image(photo.path), tower_size=tower.image_size, patch_size=tower.patch_size)
+        inputs = preprocess(load_image(photo.path), **model.vision.tower_input)
         features = encode(model, inputs)
-    return CachedPhoto(features, cached.masks, cached.estimated)
+    return CachedImage(features, cached.estimated)
 
 
 def encode(model: MLLMSeg, inputs: object) -> ImageFeatures:
@@ -215,15 +221,16 @@ def report(variants: list[Variant], arguments: argparse.Namespace) -> str:
         "",
         "Steps of `instruct` with the tiny preset's language model (SmolLM2-135M, bfloat16 autocast, LoRA): one photo",
         "of coco-mini a step with the same questions in every variant, one step of each variant in turn, after one to",
-        "warm up. Forward, backward and AdamW, reading or computing the features included.",
-        f"{len(variants[0].seconds)} photos, {arguments.threads} threads, torch {torch.__version__}, Python "
+        "warm up. Forward, backward and AdamW, reading or computing the features included, in CPU seconds of one",
+        "thread, which other work on the machine changes little.",
+        f"{len(variants[0].seconds)} photos, one thread, torch {torch.__version__}, Python "
         + platform.python_version()
         + ".",
         "",
         f"    python {shlex.join(sys.argv)}",
         "",
         (
-            "| features | visual tokens | text tokens | s a step (median) | samples/s | time against the first "
+            "| features | visual tokens | text tokens | CPU-s a step (median) | samples/s | time against the first "
             "| activations of the first photo, GB | as estimated |"
         ),
         "|---|---|---|---|---|---|---|---|",

@@ -197,16 +197,17 @@ def train(
     from mllmseg.train.trainer import Trainer
 
     keep_freed_memory()
-    typer.echo(Trainer(settings, resume=resume).run())
+    final = Trainer(settings, resume=resume).run()
+    if os.environ.get("RANK", "0") == "0":  # of several processes, one answers
+        typer.echo(final)
 
 
 def _estimate(settings: TrainConfig, gpus: int | None, tflops: float | None) -> None:
-    from mllmseg.config import ModelConfig
-
-    model = ModelConfig.from_yaml(settings.model)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from mllmseg.train.estimate import describe, planned_gpus
+    from mllmseg.train.start import initial_model_config
 
+    model = initial_model_config(settings)
     for line in describe(settings, model, gpus=gpus or planned_gpus(), tflops=tflops):
         typer.echo(line)
 
@@ -240,7 +241,7 @@ def main() -> None:
         app()
     except MLLMSegError as error:
         typer.echo(f"mllmseg: {' '.join(str(error).split())}", err=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from mllmseg.errors import ConfigError
 from mllmseg.registry import did_you_mean
 
 Dtype = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "float16"]
 Part = Literal["projector", "lora", "head", "mask_decoder"]
 
 
@@ -55,7 +56,10 @@ class Config(pydantic.BaseModel):
 
     def to_yaml(self, path: str | os.PathLike[str]) -> None:
         """Writes the resolved settings; `from_yaml` reads them back equal."""
-        pathlib.Path(path).write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+        path = pathlib.Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+        temporary.replace(path)
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
@@ -268,7 +272,6 @@ class DataConfig(Config):
 
     Every `holdout_every`-th image of a source with sentences is kept out of training, to fit the calibration on (0:
     none). `on_bad_sample`: whether a damaged image or label ends the run, or is left out, counted and reported.
-    `workers`: how many threads read ahead (0: none).
 
     `validation` is a dataset with sentences to validate on, such as `refcoco:val`, `jsonl:FILE` or `coco-mini:val`.
     """
@@ -283,19 +286,30 @@ class DataConfig(Config):
     captions: int = 1
     flip: float = pydantic.Field(0.0, ge=0, le=1)
     on_bad_sample: Literal["raise", "skip"] = "raise"
-    workers: int = pydantic.Field(2, ge=0)
     validation: ValidationConfig | None = None
 
 
+class LearningRateScale(Config):
+    """Factors on a stage's learning rate by part; `language_model` is LoRA and the rows of the new tokens."""
+
+    language_model: float = pydantic.Field(1.0, ge=0)
+    projector: float = pydantic.Field(1.0, ge=0)
+    head: float = pydantic.Field(1.0, ge=0)
+
+
 class StageConfig(Config):
-    """One training stage: how long and how fast. A step is one optimizer update of `batch_size` photos."""
+    """One training stage: how long and how fast. A step is one optimizer update of `batch_size` photos.
+
+    `batch_size` is that of all processes together. `weight_decay` spares norms, biases and other vectors.
+    """
 
     steps: int = pydantic.Field(ge=0)
     batch_size: int = pydantic.Field(1, ge=1)
     learning_rate: float = 3e-4
+    learning_rate_scale: LearningRateScale = LearningRateScale()
     warmup_steps: int = 100
     weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = pydantic.Field(1.0, gt=0)
 
 
 class PointConfig(StageConfig):
@@ -315,6 +329,24 @@ class LossConfig(Config):
     existence: float = 1.0
     decision_pointer: float = 1.0
     naming: float = 0.2
+
+
+class EngineConfig(Config):
+    """How a step is computed; nothing here changes what is learned, so a run may be resumed with other values.
+
+    Attributes:
+        strategy: `auto` is `deepspeed` where `deepspeed` names a file, `ddp` under a launcher, else `single`.
+        deepspeed: a file such as `configs/deepspeed/zero2.json`: ZeRO's stage and offloading have their home there.
+        accumulate: micro-batches a step, one after the other, for memory's sake.
+        gradient_checkpointing: recompute the language model's activations in the backward pass.
+        device: `auto` is cuda where there is one, else cpu.
+    """
+
+    strategy: Literal["auto", "single", "ddp", "deepspeed"] = "auto"
+    deepspeed: str | None = None
+    accumulate: int = pydantic.Field(1, ge=1)
+    gradient_checkpointing: bool = False
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 class TrainConfig(Config):
@@ -339,14 +371,18 @@ class TrainConfig(Config):
     refine: StageConfig = StageConfig(steps=0)
     losses: LossConfig = LossConfig()
     masks_per_photo: int = pydantic.Field(2, ge=0)
-    precision: Dtype = "bfloat16"
+    precision: Precision = "bfloat16"
+    engine: EngineConfig = EngineConfig()
     seed: int = 0
     loggers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ("tensorboard",)
+    max_loss: float = pydantic.Field(1e4, gt=0)  # above it, or where it is not finite, the run stops
     log_every: int = pydantic.Field(20, ge=1)
     val_every: int = pydantic.Field(500, ge=1)
     val_photos: int = pydantic.Field(40, ge=0)
     checkpoint_every: int = pydantic.Field(250, ge=1)
+    keep_checkpoints: int = pydantic.Field(2, ge=1)
     cache_workers: int = pydantic.Field(2, ge=1)
+    data_workers: int = pydantic.Field(2, ge=0)  # threads that read samples ahead; 0: each when it is needed
     cache_embeddings: bool = True  # masks and validation read SAM's image embeddings; the cache is a third without
 
     @pydantic.model_validator(mode="after")

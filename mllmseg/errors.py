@@ -4,7 +4,9 @@ from __future__ import annotations
 
 
 class MLLMSegError(Exception):
-    """Base of every error this package raises on purpose; the CLI prints it as one line."""
+    """Base of every error this package raises on purpose; the CLI prints it as one line and exits with `exit_code`."""
+
+    exit_code = 2
 
 
 class ConfigError(MLLMSegError):
@@ -25,3 +27,15 @@ class CheckpointError(MLLMSegError):
 
 class WeightsError(MLLMSegError):
     """Pre-trained weights cannot be found, fetched or verified."""
+
+
+class TrainingError(MLLMSegError):
+    """Training went wrong: a loss is not finite or above its limit."""
+
+
+class InterruptedRunError(MLLMSegError):
+    """A signal asked the run to stop; it was saved and can be resumed."""
+
+    def __init__(self, message: str, *, signal: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 
-class _Movable:
+class Movable:
     """Gives a dataclass of tensors `.to(...)`, applied to every tensor (and nested structure) in it."""
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
@@ -21,7 +21,7 @@ class _Movable:
         changes: dict[str, Any] = {}
         for item in fields(self):  # type: ignore[arg-type]
             value = getattr(self, item.name)
-            if isinstance(value, _Movable):
+            if isinstance(value, Movable):
                 changes[item.name] = value.to(*args, **kwargs)
             elif isinstance(value, Tensor):
                 moved = value.to(*args, **kwargs)
@@ -40,7 +40,7 @@ class TowerInput(TypedDict):
 
 
 @dataclass(frozen=True)
-class ImageInputs(_Movable):
+class ImageInputs(Movable):
     """One image, preprocessed for every stage that looks at pixels.
 
     Attributes:
@@ -57,7 +57,7 @@ class ImageInputs(_Movable):
 
 
 @dataclass(frozen=True)
-class Superpixels(_Movable):
+class Superpixels(Movable):
     """A partition of one image into S regions.
 
     Attributes:
@@ -77,7 +77,7 @@ class Superpixels(_Movable):
 
 
 @dataclass(frozen=True)
-class ImageFeatures(_Movable):
+class ImageFeatures(Movable):
     """Everything that depends on the image alone and is computed once.
 
     Attributes:
@@ -137,7 +137,7 @@ class Segmentation:
 
 
 @dataclass(frozen=True)
-class VisualTokens(_Movable):
+class VisualTokens(Movable):
     """What a projector gives the language model for one image.
 
     Attributes:
@@ -167,7 +167,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class PackedText(_Movable):
+class PackedText(Movable):
     """One image's prefix (system prompt, visual placeholders) followed by branches that do not see each other.
 
     A branch is a conversation about the image. All branches share the prefix, so its visual tokens are computed

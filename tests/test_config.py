@@ -56,7 +56,7 @@ def test_an_override_may_hold_a_whole_section(path: Path) -> None:
         ("data.roott=x", "unknown key 'data.roott': did you mean 'root'?"),
         ("sed=1", "unknown key 'sed': did you mean 'seed'?"),
         ("data.flip=2", "'data.flip' = 2: Input should be less than or equal to 1"),
-        ("precision=float16", "'precision' = 'float16': Input should be 'float32' or 'bfloat16'"),
+        ("precision=float64", "'precision' = 'float64': Input should be 'float32', 'bfloat16' or 'float16'"),
         ("seed", "override 'seed' is not of the form key.sub=value"),
         ("seed.more=1", "'seed' holds a value, not a section"),
         ("seed={", "not a YAML value"),

@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -54,15 +55,21 @@ def load_trained_state(model: nn.Module, state: dict[str, Tensor], *, source: st
 
 
 def save_checkpoint(
-    model: MLLMSeg, folder: str | os.PathLike[str], *, training: dict[str, Any], dtype: torch.dtype = torch.float32
+    model: MLLMSeg,
+    folder: str | os.PathLike[str],
+    *,
+    training: dict[str, Any],
+    dtype: torch.dtype = torch.float32,
+    extra: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Writes the folder under a temporary name, then renames it: it is there whole or not at all.
+    """Writes the folder under a temporary name, then renames it: it is there whole or not at all, whatever is cut off.
 
     Args:
         model: the model.
         folder: where; a folder of that name is replaced.
         training: what `training.json` says.
         dtype: of the stored tensors.
+        extra: further files, by name.
     """
     folder = pathlib.Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -75,9 +82,23 @@ def save_checkpoint(
         model.config.to_yaml(temporary / CONFIG_FILE)
         model.mllm.tokenizer.save_pretrained(temporary)
         (temporary / TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
+        for file, content in (extra or {}).items():
+            (temporary / file).write_bytes(content)
+        for path in [*temporary.rglob("*"), temporary]:
+            _to_disk(path)
         if folder.exists():
             folder.rename(pathlib.Path(name) / "old")
         temporary.rename(folder)
+        _to_disk(folder.parent)
+
+
+def _to_disk(path: pathlib.Path) -> None:
+    """Waits until a file or folder would survive a power cut: else a rename may reach the disk before what it names."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def read_config(folder: str | os.PathLike[str]) -> ModelConfig:

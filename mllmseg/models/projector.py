@@ -55,6 +55,10 @@ class Projector(nn.Module):
         """
         raise NotImplementedError
 
+    def num_tokens(self, patch_features: Tensor, superpixels: Superpixels) -> int:
+        """T of `forward`, without running it."""
+        return len(superpixels)
+
     def normalised(self, patch_features: Tensor) -> Tensor:
         """`[C, h', w']` of any dtype to `[P, C]` in the parameters' dtype, each patch normalised."""
         normalised: Tensor = self.input_norm(patch_features.flatten(1).T.to(self.input_norm.weight.dtype))
@@ -188,6 +192,10 @@ class MlpProjector(Projector):
         tokens = self.to_tokens(self.input_projection(self.normalised(patch_features)))
         return VisualTokens(tokens=tokens, assignment=patch_weights(superpixels, grid))
 
+    def num_tokens(self, patch_features: Tensor, superpixels: Superpixels) -> int:
+        """P."""
+        return patch_features.shape[-2] * patch_features.shape[-1]
+
 
 @PROJECTORS.register("average")
 class AverageProjector(Projector):
@@ -204,6 +212,10 @@ class AverageProjector(Projector):
         cells = F.adaptive_avg_pool2d(patch_features[None], self.side)[0]
         tokens = self.to_tokens(self.input_projection(self.normalised(cells)))
         return VisualTokens(tokens=tokens, assignment=patch_weights(superpixels, (self.side, self.side)))
+
+    def num_tokens(self, patch_features: Tensor, superpixels: Superpixels) -> int:
+        """The cells of the grid."""
+        return self.side**2
 
 
 @PROJECTORS.register("resampler")
@@ -238,6 +250,10 @@ class ResamplerProjector(Projector):
         # The small constant keeps rows finite where every token looks elsewhere.
         looks = patch_weights(superpixels, grid) @ attention.mean(0).T + 1e-8
         return VisualTokens(tokens=tokens, assignment=looks / looks.sum(1, keepdim=True))
+
+    def num_tokens(self, patch_features: Tensor, superpixels: Superpixels) -> int:
+        """As many as there are queries."""
+        return len(self.queries)
 
 
 @PROJECTORS.register("pooled")

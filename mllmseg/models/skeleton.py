@@ -77,7 +77,7 @@ class Skeleton:
 def build_skeleton(config: ModelConfig) -> Skeleton:
     """Counts the parameters of a configuration without its weights."""
     unknown: list[str] = []
-    sees = str(config.vision_tower.name) == "host"  # a VLM looks at the picture itself
+    sees = config.vision_tower.name == "host"  # a VLM looks at the picture itself
     with torch.device("meta"):
         sam = build_sam(config.sam, None)
         parts = [Part("SAM", _count(sam), False)]
@@ -103,10 +103,9 @@ def build_skeleton(config: ModelConfig) -> Skeleton:
             Part("rows of the new tokens", rows if lora.r else 0, True),
             Part("head", _head(config, text.hidden_size), True),
         ]
-    trainable = getattr(config, "trainable", ("projector", "lora", "head"))
-    if "mask_decoder" in trainable:
+    if "mask_decoder" in config.trainable:
         parts.append(Part("mask_decoder", _count(sam.mask_decoder), True))
-    parts = [_frozen_unless_chosen(part, trainable) for part in parts if part.parameters]
+    parts = [_frozen_unless_chosen(part, config.trainable) for part in parts if part.parameters]
     return Skeleton(tuple(parts), _shape(text), tuple(unknown))
 
 

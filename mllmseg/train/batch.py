@@ -15,7 +15,7 @@ from mllmseg.constants import SAM_EMBEDDING_STRIDE
 from mllmseg.data.datasets.coco_mini import Photo
 from mllmseg.data.training import Sample
 from mllmseg.models.losses import superpixel_coverage
-from mllmseg.structures import ImageFeatures, Superpixels
+from mllmseg.structures import ImageFeatures, Movable, Superpixels
 
 # A superpixel bears the name of a category that covers it this much, and shows nothing that was labelled below that.
 MIN_NAMED_COVERAGE = 0.6
@@ -24,7 +24,7 @@ UNNAMED, OUTSIDE = -1, -2
 
 
 @dataclass(frozen=True)
-class Targets:
+class Targets(Movable):
     """What the model should say about one photo.
 
     Attributes:
@@ -37,7 +37,7 @@ class Targets:
 
 
 @dataclass(frozen=True)
-class RegionTargets:
+class RegionTargets(Movable):
     """The same, counted in superpixels.
 
     Attributes:
@@ -54,7 +54,7 @@ class RegionTargets:
 
 
 @dataclass(frozen=True)
-class SuperpixelLabels:
+class SuperpixelLabels(Movable):
     """What the labels say each superpixel shows.
 
     Attributes:

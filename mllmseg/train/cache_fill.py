@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mllmseg.config import ModelConfig
 from mllmseg.data.transforms import load_image, preprocess
 from mllmseg.distributed import this_process
 from mllmseg.errors import DataError
@@ -57,9 +56,7 @@ class FillReport:
     bad: tuple[tuple[str, str], ...]
 
 
-def encode(
-    entry: CacheEntry, stack: VisionStack, config: ModelConfig, *, embeddings: bool
-) -> tuple[Record, dict[str, Tensor]]:
+def encode(entry: CacheEntry, stack: VisionStack, *, embeddings: bool) -> tuple[Record, dict[str, Tensor]]:
     """Lets the frozen stages look at one image.
 
     Returns:
@@ -154,7 +151,7 @@ class Writer:
     def add(self, entry: CacheEntry) -> str | None:
         """Computes one image; returns what is wrong with it, if anything. Raises DataError where the disk is full."""
         try:
-            record, tensors = encode(entry, self._stack, self._cache.config, embeddings=self._cache.embeddings)
+            record, tensors = encode(entry, self._stack, embeddings=self._cache.embeddings)
         except DataError as error:
             return str(error)
         except Exception as error:  # whatever an odd image makes the models raise, the others can be computed

@@ -6,9 +6,19 @@ for what is not there, and a threshold of one half balances the two kinds of err
 
 from __future__ import annotations
 
+import random
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mllmseg.config import TrainConfig
+from mllmseg.data.conversation import ConversationEncoder
+from mllmseg.data.training import Sample, TrainingImage
+from mllmseg.models.mllmseg import MLLMSeg
+from mllmseg.structures import ImageFeatures
+from mllmseg.train.engine import Engine
+from mllmseg.train.source import TrainingData
 
 
 def fit_platt(logits: Tensor, exists: Tensor) -> tuple[float, float]:
@@ -41,3 +51,35 @@ def fit_platt(logits: Tensor, exists: Tensor) -> tuple[float, float]:
         optimizer.step(closure)
     scale, bias = parameters.detach().tolist()
     return scale, bias
+
+
+@torch.no_grad()
+def existence_logits(model: MLLMSeg, config: TrainConfig, data: TrainingData, engine: Engine) -> tuple[Tensor, Tensor]:
+    """Questions about the photos held out, each process its share.
+
+    All processes ask equally often, some of them once too often: under ZeRO-3 none can read without the others.
+
+    Returns:
+        `[M]` uncalibrated logits and `[M]` bool, in the order of the photos.
+    """
+    model.eval()
+    encoder = ConversationEncoder(model.mllm.tokenizer, model.config.language_model.system_prompt)
+    upright = config.data.model_copy(update={"flip": 0.0})
+
+    def read(photo: TrainingImage, rng: random.Random) -> tuple[ImageFeatures, Sample]:
+        cached = data.read(photo, embeddings=False)
+        return cached.features.to(torch.float32), data.sample(photo, cached, rng, upright)
+
+    count, found = len(data.holdout), {}
+    for turn in range(-(-count // engine.processes)):
+        number = turn * engine.processes + engine.rank
+        (features, sample), own = data.held_out(number, read)
+        features = features.to(engine.device)
+        visual = model.project(features)
+        text = encoder.encode(sample.branches, len(visual.tokens)).to(engine.device)
+        logits = model([features], [visual], [text]).images[0].exist_logits.float().cpu()
+        if number < count and own:
+            found[number] = (logits, torch.tensor(sample.exists, dtype=torch.bool))
+    merged = {number: pair for part in engine.gather(found) for number, pair in part.items()}
+    pairs = [(torch.zeros(0), torch.zeros(0, dtype=torch.bool)), *(merged[number] for number in sorted(merged))]
+    return torch.cat([pair[0] for pair in pairs]), torch.cat([pair[1] for pair in pairs])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import os
 import pathlib
 import time
@@ -101,8 +102,11 @@ def visual_tokens(config: ModelConfig) -> int:
 
 def tokens_of(config: TrainConfig, model: ModelConfig) -> Tokens:
     """What the language model reads for one image of the run."""
-    kinds = ("positives", "negatives", "human_queries", "captions")
-    branches = sum(int(getattr(config.data, kind, 0)) for kind in kinds)
+    data = config.data
+    made = data.positives + data.negatives + data.human_queries + data.captions
+    counts = [made if source.name == "coco-mini" else data.queries for source in data.sources]
+    weights = [source.weight for source in data.sources]
+    branches = round(sum(map(operator.mul, counts, weights)) / sum(weights))
     return Tokens(visual_tokens(model), PREFIX_TOKENS + branches * BRANCH_TOKENS, branches)
 
 
@@ -148,7 +152,7 @@ def _weight_bytes(part: Part, model: ModelConfig, precision: str) -> float:
         return BYTES[model.sam.dtype] * part.parameters
     if part.name == "vision tower":
         return BYTES[model.vision_tower.dtype] * part.parameters
-    quantized = getattr(model.language_model, "quantization", "none")
+    quantized = model.language_model.quantization
     if part.name == "language model" and quantized != "none":
         return BYTES[quantized] * part.linear + BYTES[precision] * (part.parameters - part.linear)
     return BYTES[precision] * part.parameters

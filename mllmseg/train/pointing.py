@@ -22,12 +22,12 @@ from mllmseg.models.head import HeadOutput, Regions
 from mllmseg.models.mllm import branch_attention_mask
 from mllmseg.models.mllmseg import ImageOutput, MLLMSeg
 from mllmseg.models.pooling import pool_superpixels, superpixel_geometry
-from mllmseg.structures import ImageFeatures, PackedText, VisualTokens
+from mllmseg.structures import ImageFeatures, Movable, PackedText, VisualTokens
 from mllmseg.train.batch import RegionTargets, SuperpixelLabels, Targets, region_targets
 
 
 @dataclass(frozen=True)
-class Recording:
+class Recording(Movable):
     """Hidden states of one reading of one photo.
 
     Attributes:

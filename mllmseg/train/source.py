@@ -10,7 +10,7 @@ import functools
 import hashlib
 import pathlib
 import random
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
 from mllmseg.config import DataConfig, ModelConfig, StageConfig, TrainConfig
@@ -90,13 +90,16 @@ class TrainingData:
         """
         images = [*self.photos, *self.holdout]
         entries = [self.entry(image) for image in images]
-        names = {entry.name: image.id for entry, image in zip(entries, images, strict=True)}
+        names: dict[str, list[str]] = {}
+        for entry, image in zip(entries, images, strict=True):
+            names.setdefault(entry.name, []).append(image.id)
         if self.validation is not None:
             entries += [CacheEntry(path) for path in self.validation.images()]
         skip_bad = skip_bad or self.bad.skip
         report = self.cache.fill(entries, workers=self.config.cache_workers, skip_bad=skip_bad, progress=progress)
         for name, problem in report.bad if self.bad.skip else ():
-            self.bad.add(names.get(name, name), DataError(problem))
+            for ident in names.get(name, [name]):
+                self.bad.add(ident, DataError(problem))
         return report
 
     def features_of(self, path: pathlib.Path) -> ImageFeatures:
@@ -116,6 +119,10 @@ class TrainingData:
         images = (image for number in self._readers(stage) for image in self._kept[number])
         return [image for image in images if image.id not in self.bad.found]
 
+    def speaks(self, stage: str) -> bool:
+        """Whether a stage reads sources that have words where others have labels."""
+        return any(not self.sources[number].categories for number in self._readers(stage))
+
     def image(self, stage: str, number: int, attempt: int = 0) -> TrainingImage:
         """Sample `number` of a stage; `attempt`: so many in its place turned out to be bad."""
         mixture, readers = self._mixture(stage)
@@ -131,7 +138,7 @@ class TrainingData:
         return random.Random(hashlib.sha256(f"{self.config.seed} {stage} {number}".encode()).digest())
 
     def stream(self, stage: str, numbers: Iterable[int], read: Read[Item]) -> Generator[Item, None, None]:
-        """Samples of a stage in the order of `numbers`, read ahead by `data.workers` threads.
+        """Samples of a stage in the order of `numbers`, read ahead by `data_workers` threads.
 
         Args:
             stage: which.
@@ -143,17 +150,24 @@ class TrainingData:
         Raises:
             DataError: as said, or every image of a source is bad.
         """
-        return ordered(functools.partial(self._read, stage, read), numbers, workers=self.config.data.workers)
+        return ordered(functools.partial(self._read, stage, read), numbers, workers=self.config.data_workers)
 
-    def held_out(self, read: Read[Item]) -> Iterator[Item]:
-        """The same of the images kept out, one after another, with the same chance at every call."""
-        for image in self.holdout:
+    def held_out(self, number: int, read: Read[Item]) -> tuple[Item, bool]:
+        """What `read` makes of an image kept out, with the same chance at every call; where it is bad, of the next.
+
+        Returns:
+            The item, and whether it is that of this number.
+
+        Raises:
+            DataError: it is bad, or all are.
+        """
+        for attempt in range(len(self.holdout)):
+            image = self.holdout[(number + attempt) % len(self.holdout)]
             try:
-                item = read(image, random.Random(f"{self.config.seed} {image.id}"))
+                return read(image, random.Random(f"{self.config.seed} {image.id}")), not attempt
             except DataError as error:
                 self.bad.add(image.id, error)
-                continue
-            yield item
+        raise DataError(f"every image held out is bad: {self.bad.report()}")
 
     def _read(self, stage: str, read: Read[Item], number: int) -> Item:
         image = self.image(stage, number)

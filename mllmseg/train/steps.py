@@ -1,18 +1,22 @@
-"""The training steps, each from a batch of photos to a loss and what to log.
+"""The losses of the training steps: sums over a batch, with what they are to be divided by.
+
+A mean over the global batch is not the mean of the means of its parts: one process may hold twice the words of another.
+So every loss comes as a sum and a count, and whoever holds the parts divides by the count of them all.
 
 N [SEG] tokens, M decisions, S superpixels, K names, d head width, D LLM width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mllmseg.config import LossConfig
+from mllmseg.constants import IGNORE_INDEX
 from mllmseg.models.head import HeadOutput, SegHead, maximise_expected_iou
 from mllmseg.models.losses import existence_loss, mask_losses, pointer_losses, text_loss
 from mllmseg.models.mllmseg import ImageOutput, MLLMSeg
@@ -22,17 +26,65 @@ from mllmseg.train.pointing import Recording, prompts, recorded_regions, replay
 
 # Cosine similarities are sharpened by this before the softmax over category names.
 NAMING_SHARPNESS = 20.0
+LOSSES = (
+    "text", "existence", "decision_pointer", "pointer_bce", "pointer_dice", "mask_bce", "mask_dice", "naming", "lexicon"
+)  # fmt: skip
+FIGURES = (
+    "token_accuracy", "naming_accuracy", "lexicon_accuracy", "pointer_iou", "mask_iou", "seg_recall", "rej_recall"
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class StepResult:
-    """A loss to differentiate and detached figures to log."""
+@dataclass
+class Terms:
+    """Losses and figures of a part of a batch, by name: each a sum and the number of things summed over.
 
-    loss: Tensor
-    figures: dict[str, float]
+    `outputs` is what the model said, whether or not a loss is made of it: it depends on every trained parameter.
+    """
+
+    losses: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
+    figures: dict[str, tuple[float, int]] = field(default_factory=dict)
+    outputs: list[Tensor] = field(default_factory=list)
+
+    def add_loss(self, name: str, value: Tensor, count: int = 1) -> None:
+        """Adds a sum over `count` things to a loss of `LOSSES`."""
+        if name not in LOSSES:
+            raise KeyError(f"{name} is none of {LOSSES}")
+        total, number = self.losses.get(name, (value.new_zeros(()), 0))
+        self.losses[name] = total + value, number + count
+
+    def add_figure(self, name: str, value: Tensor | float, count: int = 1) -> None:
+        """Adds a sum over `count` things to a figure of `FIGURES`."""
+        if name not in FIGURES:
+            raise KeyError(f"{name} is none of {FIGURES}")
+        total, number = self.figures.get(name, (0.0, 0))
+        self.figures[name] = total + float(value), number + count
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What each loss is divided by where this is the whole batch."""
+        return {name: count for name, (_, count) in self.losses.items()}
+
+    def total(self, weights: Mapping[str, float], counts: Mapping[str, float]) -> Tensor:
+        """The part's contribution to the loss of a batch in which each loss counts `counts` times.
+
+        Every trained parameter gets a gradient, be it zero: which losses there are depends on the photos, and processes
+        that reduce the gradients of different parameters wait for each other for ever.
+        """
+        parts = [weights[name] * value / max(1, counts[name]) for name, (value, _) in self.losses.items()]
+        parts += [0 * output.float().sum() for output in self.outputs]
+        return torch.stack(parts).sum()
+
+    def detached(self) -> dict[str, tuple[float, int]]:
+        """Losses and figures alike, as numbers."""
+        return {name: (value.item(), count) for name, (value, count) in self.losses.items()} | self.figures
 
 
-def naming_loss(visual: Sequence[VisualTokens], labels: Sequence[SuperpixelLabels], table: Tensor) -> StepResult:
+def loss_weights(weights: LossConfig) -> dict[str, float]:
+    """The weight of each of `LOSSES`; the lexicon counts as much as naming does."""
+    return {**weights.model_dump(), "lexicon": weights.naming}
+
+
+def naming_loss(visual: Sequence[VisualTokens], labels: Sequence[SuperpixelLabels], table: Tensor) -> Terms:
     """Draws each superpixel's visual token towards the word embedding of what it shows.
 
     It gives the frozen language model words it knows before any text is trained on them (LLaVA's alignment stage,
@@ -45,16 +97,17 @@ def naming_loss(visual: Sequence[VisualTokens], labels: Sequence[SuperpixelLabel
     """
     rows = [(item.assignment @ item.tokens)[label.names >= 0] for item, label in zip(visual, labels, strict=True)]
     names = torch.cat([label.names[label.names >= 0] for label in labels])
-    if not len(names):
-        return StepResult(table.new_zeros((), requires_grad=True), {})
-    similarity = F.normalize(torch.cat(rows).float(), dim=1) @ F.normalize(table, dim=1).T
-    loss = F.cross_entropy(similarity * NAMING_SHARPNESS, names)
-    pull = 1 - similarity.gather(1, names[:, None]).mean()
-    accuracy = (similarity.argmax(1) == names).float().mean()
-    return StepResult(loss + pull, {"naming": loss.item(), "naming_accuracy": accuracy.item()})
+    terms = Terms(outputs=[item.tokens for item in visual])
+    if len(names):
+        similarity = F.normalize(torch.cat(rows).float(), dim=1) @ F.normalize(table, dim=1).T
+        losses = F.cross_entropy(similarity * NAMING_SHARPNESS, names, reduction="sum")
+        pull = (1 - similarity.gather(1, names[:, None])).sum()
+        terms.add_loss("naming", losses + pull, len(names))
+        terms.add_figure("naming_accuracy", (similarity.argmax(1) == names).sum(), len(names))
+    return terms
 
 
-def lexicon_loss(head: SegHead, lexicon: Sequence[Tensor], labels: Sequence[SuperpixelLabels]) -> StepResult:
+def lexicon_loss(head: SegHead, lexicon: Sequence[Tensor], labels: Sequence[SuperpixelLabels]) -> Terms:
     """Teaches the head's lexicon which name of its vocabulary each superpixel bears, or that it bears none.
 
     Where the labels only say that a superpixel shows nothing that was looked for, every other name stays possible.
@@ -69,15 +122,15 @@ def lexicon_loss(head: SegHead, lexicon: Sequence[Tensor], labels: Sequence[Supe
     logits = head.name_logits(torch.cat(list(lexicon))).float()
     named, outside = names >= 0, names == OUTSIDE
     told = named | outside
-    if not told.any():
-        return StepResult(logits.sum() * 0, {})
-    possible = F.one_hot(names.clamp(min=0), logits.shape[1]).bool()
-    possible[outside] = F.pad(~scope[outside], (0, 1), value=True)
-    losses = logits.logsumexp(1) - logits.masked_fill(~possible, -torch.inf).logsumexp(1)
-    figures = {"lexicon": losses[told].mean().item()}
+    terms = Terms(outputs=[logits])
+    if told.any():
+        possible = F.one_hot(names.clamp(min=0), logits.shape[1]).bool()
+        possible[outside] = F.pad(~scope[outside], (0, 1), value=True)
+        losses = logits.logsumexp(1) - logits.masked_fill(~possible, -torch.inf).logsumexp(1)
+        terms.add_loss("lexicon", losses[told].sum(), int(told.sum()))
     if named.any():
-        figures["lexicon_accuracy"] = (logits.argmax(1) == names)[named].float().mean().item()
-    return StepResult(losses[told].mean(), figures)
+        terms.add_figure("lexicon_accuracy", (logits.argmax(1) == names)[named].sum(), int(named.sum()))
+    return terms
 
 
 def instruct_loss(
@@ -86,112 +139,115 @@ def instruct_loss(
     visual: list[VisualTokens],
     texts: list[PackedText],
     targets: list[Targets],
-    weights: LossConfig,
-    *,
-    masks_per_photo: int,
-) -> StepResult:
-    """Text, pointer, mask and existence losses of B photos with their packed conversations."""
+    drawn: list[Tensor],
+) -> Terms:
+    """Text, pointer, mask and existence losses of B photos with their packed conversations.
+
+    `drawn` are the indices of the masks of each photo that go through SAM's decoder.
+    """
     output = model(features, visual, texts)
-    text = text_loss(output.text_logits, output.text_labels)
-    terms, figures = [{"text": text}], []
-    if len(output.text_labels):
-        right = (output.text_logits.argmax(-1) == output.text_labels).float().mean()
-        figures.append({"token_accuracy": right.item()})
-    for item, target, image in zip(features, targets, output.images, strict=True):
-        pointed = _pointer_terms(image, region_targets(target, item.superpixels))
-        chosen = torch.randperm(len(target.masks))[:masks_per_photo]
-        masked = _mask_terms(model, item, image.head.select(chosen), target.masks[chosen])
-        terms += [pointed.losses, masked.losses]
-        figures += [pointed.figures, masked.figures]
-    return _total(terms, figures, weights)
+    terms, tokens = Terms(), len(output.text_labels)
+    if tokens:
+        terms.add_loss("text", text_loss(output.text_logits, output.text_labels) * tokens, tokens)
+        terms.add_figure("token_accuracy", (output.text_logits.argmax(-1) == output.text_labels).sum(), tokens)
+    for item, target, image, chosen in zip(features, targets, output.images, drawn, strict=True):
+        _add_pointer_terms(terms, image, region_targets(target, item.superpixels))
+        _add_mask_terms(terms, model, item, image.head.select(chosen), target.masks[chosen])
+    return terms
 
 
-def point_loss(model: MLLMSeg, recordings: list[Recording], weights: LossConfig) -> StepResult:
+def point_loss(model: MLLMSeg, recordings: list[Recording]) -> Terms:
     """Pointer and existence losses of the head on recorded hidden states, and its lexicon's names."""
-    terms, figures, lexicon = [], [], []
+    terms, lexicon = Terms(), []
     for recording in recordings:
         image, words = replay(model, recording)
-        pointed = _pointer_terms(image, recording.targets)
-        terms.append(pointed.losses)
-        figures.append(pointed.figures)
+        _add_pointer_terms(terms, image, recording.targets)
         lexicon.append(words)
     named = lexicon_loss(model.head, lexicon, [SuperpixelLabels(item.names, item.scope) for item in recordings])
-    result = _total(terms, figures, weights)
-    return StepResult(result.loss + weights.naming * named.loss, result.figures | named.figures)
+    return join(terms, named)
 
 
 def refine_loss(
-    model: MLLMSeg,
-    features: list[ImageFeatures],
-    recordings: list[Recording],
-    weights: LossConfig,
-    *,
-    masks_per_photo: int,
-) -> StepResult:
+    model: MLLMSeg, features: list[ImageFeatures], recordings: list[Recording], drawn: list[Tensor]
+) -> Terms:
     """Mask losses through SAM's decoder, prompted as at inference: with the superpixels of the answer chosen."""
-    terms, figures = [], []
-    for item, recording in zip(features, recordings, strict=True):
-        chosen = torch.randperm(len(recording.masks))[:masks_per_photo]
+    terms = Terms()
+    for item, recording, chosen in zip(features, recordings, drawn, strict=True):
         head = prompts(model, recording, recorded_regions(model, recording)).select(chosen)
+        terms.outputs.append(head.prompt_embeddings)
         head = replace(head, superpixel_logits=maximise_expected_iou(head.superpixel_logits, recording.areas))
-        masked = _mask_terms(model, item, head, recording.masks[chosen])
-        terms.append(masked.losses)
-        figures.append(masked.figures)
-    return _total(terms, figures, weights)
+        _add_mask_terms(terms, model, item, head, recording.masks[chosen])
+    return terms
 
 
-@dataclass(frozen=True)
-class _Terms:
-    losses: dict[str, Tensor]
-    figures: dict[str, float]
+def join(*parts: Terms) -> Terms:
+    """All terms in one."""
+    return Terms(
+        {name: item for part in parts for name, item in part.losses.items()},
+        {name: item for part in parts for name, item in part.figures.items()},
+        [output for part in parts for output in part.outputs],
+    )
 
 
-def _total(terms: list[dict[str, Tensor]], figures: list[dict[str, float]], weights: LossConfig) -> StepResult:
-    """The weighted sum of the mean of each loss; a photo without a loss does not count for it."""
-    losses = {name: torch.stack([item[name] for item in terms if name in item]).mean() for name in _keys(terms)}
-    logged = {
-        name: sum(item[name] for item in figures if name in item) / sum(name in item for item in figures)
-        for name in _keys(figures)
-    }
-    zero = torch.zeros((), requires_grad=True)
-    loss = sum((getattr(weights, name) * value for name, value in losses.items()), start=zero)
-    return StepResult(loss, logged | {name: value.item() for name, value in losses.items()} | {"loss": loss.item()})
+def label_counts(labels: Iterable[SuperpixelLabels]) -> dict[str, int]:
+    """How often the naming and lexicon losses of these photos count, known before any forward pass."""
+    names = torch.cat([label.names for label in labels])
+    named = int((names >= 0).sum())
+    return {"naming": named, "lexicon": named + int((names == OUTSIDE).sum())}
 
 
-def _keys(items: Sequence[dict[str, Tensor]] | Sequence[dict[str, float]]) -> list[str]:
-    return list(dict.fromkeys(key for item in items for key in item))
+def text_counts(texts: Iterable[PackedText]) -> dict[str, int]:
+    """The same for the text loss."""
+    return {"text": sum(int((text.labels != IGNORE_INDEX).sum()) for text in texts)}
 
 
-def _pointer_terms(image: ImageOutput, targets: RegionTargets) -> _Terms:
+def target_counts(targets: Iterable[Targets | Recording]) -> dict[str, int]:
+    """The same for pointer and existence losses, which are means over photos."""
+    pairs = [(len(item.exists) > 0, len(item.masks) > 0) for item in targets]
+    decided, pointed = (sum(flags) for flags in zip(*pairs, strict=True))
+    return {"existence": decided, "decision_pointer": decided, "pointer_bce": pointed, "pointer_dice": pointed}
+
+
+def mask_counts(drawn: Iterable[Tensor]) -> dict[str, int]:
+    """The same for mask losses."""
+    photos = sum(len(chosen) > 0 for chosen in drawn)
+    return {"mask_bce": photos, "mask_dice": photos}
+
+
+def _add_pointer_terms(terms: Terms, image: ImageOutput, targets: RegionTargets) -> None:
     """Pointer and existence losses of one photo."""
-    losses: dict[str, Tensor] = {}
-    figures: dict[str, float] = {}
+    head = image.head
+    terms.outputs += [head.superpixel_logits, head.prompt_embeddings, image.exist_logits]
+    terms.outputs.append(image.decision_superpixel_logits)
     exist_logits = image.exist_logits.float()
     if len(targets.exists):
-        losses["existence"] = existence_loss(exist_logits, targets.exists)
-        losses["decision_pointer"] = _decision_pointer_loss(image, targets)
+        terms.add_loss("existence", existence_loss(exist_logits, targets.exists))
+        terms.add_loss("decision_pointer", _decision_pointer_loss(image, targets))
         right = (exist_logits.detach() > 0) == targets.exists
         for name, chosen in (("seg_recall", targets.exists), ("rej_recall", ~targets.exists)):
             if chosen.any():
-                figures[name] = right[chosen].float().mean().item()
+                terms.add_figure(name, right[chosen].float().mean())
     if len(targets.coverage):
         logits = image.head.superpixel_logits.float()
-        losses["pointer_bce"], losses["pointer_dice"] = pointer_losses(logits, targets.coverage, targets.areas)
-        figures["pointer_iou"] = _pointer_iou(logits.detach(), targets)
-    return _Terms(losses, figures)
+        bce, dice = pointer_losses(logits, targets.coverage, targets.areas)
+        terms.add_loss("pointer_bce", bce)
+        terms.add_loss("pointer_dice", dice)
+        terms.add_figure("pointer_iou", _pointer_iou(logits.detach(), targets))
 
 
-def _mask_terms(model: MLLMSeg, features: ImageFeatures, head: HeadOutput, masks: Tensor) -> _Terms:
+def _add_mask_terms(terms: Terms, model: MLLMSeg, features: ImageFeatures, head: HeadOutput, masks: Tensor) -> None:
     """Mask losses of one photo through SAM's decoder."""
     if not len(masks):
-        return _Terms({}, {})
+        return
     low_res_masks, _ = model.decode(features, head)
     height, width = features.superpixels.label_map.shape
     valid = low_res_masks[:, :height, :width]
     bce, dice = mask_losses(valid, masks)
+    terms.add_loss("mask_bce", bce)
+    terms.add_loss("mask_dice", dice)
     overlap = ((valid > 0) & masks).flatten(1).sum(1)
     ious = overlap / ((valid > 0) | masks).flatten(1).sum(1).clamp(min=1)
-    return _Terms({"mask_bce": bce, "mask_dice": dice}, {"mask_iou": ious.mean().item()})
+    terms.add_figure("mask_iou", ious.mean())
 
 
 def _decision_pointer_loss(image: ImageOutput, targets: RegionTargets) -> Tensor:

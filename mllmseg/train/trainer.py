@@ -1,375 +1,311 @@
-"""Single-process training: align the visual tokens, instruct the whole, point with the head, refine masks, save all.
+"""A run: align the visual tokens, instruct the whole, point with the head, refine masks, calibrate, save all.
 
-All chance of a step follows from the seed, the stage and the step's number, so that a resumed run repeats the run that
-was never stopped, bit for bit on one CPU process, without saving the state of any generator.
+All chance follows from the seed, the stage and a sample's number in it, so that a resumed run repeats the run that was
+never stopped, and many processes read what one would, without saving the state of any generator.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import logging
+import math
 import multiprocessing
 import os
 import pathlib
-import pickle
-import random
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from mllmseg import __version__
-from mllmseg.config import Config, DataConfig, ModelConfig, StageConfig, TrainConfig
-from mllmseg.constants import REJ_TOKEN, SEG_TOKEN
-from mllmseg.data.conversation import ConversationEncoder
-from mllmseg.data.training import TrainingImage
-from mllmseg.errors import CheckpointError, ConfigError, DataError
+from mllmseg.config import TrainConfig
+from mllmseg.errors import ConfigError, DataError, InterruptedRunError, TrainingError
 from mllmseg.models.allocator import keep_freed_memory
 from mllmseg.models.build import build_model
 from mllmseg.models.checkpoint import load_trained_state, save_checkpoint, trained_state
 from mllmseg.models.mllmseg import MLLMSeg
-from mllmseg.models.pooling import pool_superpixels
-from mllmseg.structures import ImageFeatures, Turn, VisualTokens
-from mllmseg.train.batch import SuperpixelLabels, Targets, mirror, sample_targets
+from mllmseg.train import sharing
 from mllmseg.train.cache import FeatureCache, FillReport
-from mllmseg.train.calibration import fit_platt
+from mllmseg.train.calibration import existence_logits, fit_platt
+from mllmseg.train.checkpoints import Checkpoints, Progress
+from mllmseg.train.engine import Engine
+from mllmseg.train.journal import Journal
 from mllmseg.train.logging import RunLog
-from mllmseg.train.optim import build_optimizer, learning_rate
-from mllmseg.train.pointing import Recording, record
+from mllmseg.train.optim import build_optimizer, learning_rate, set_learning_rate
+from mllmseg.train.preemption import StopRequest
+from mllmseg.train.readings import Readings
+from mllmseg.train.run_folder import claim, folder_problem
+from mllmseg.train.runners import Figures, Runner
 from mllmseg.train.source import TrainingData
+from mllmseg.train.stage_module import StageModule, place, prepare_precision
+from mllmseg.train.stages import STAGE_NAMES, STAGES, Item, Stage
 from mllmseg.train.start import initial_model_config, load_initial_weights
-from mllmseg.train.steps import StepResult, instruct_loss, lexicon_loss, naming_loss, point_loss, refine_loss
-from mllmseg.train.validation import validate
+from mllmseg.train.steps import LOSSES
+from mllmseg.train.validation import ValidationSet, validate
 
 log = logging.getLogger(__name__)
-STAGES = ("align", "instruct", "point", "refine")
-STATE_FILE, SETTINGS_FILE, MODEL_SETTINGS_FILE = "state.pt", "train.yaml", "model.yaml"
-BAD_SAMPLES_FILE = "bad_samples.jsonl"
-
-
-@dataclass(frozen=True)
-class Example:
-    """What a step needs to know about one image; `branches` are its conversations."""
-
-    features: ImageFeatures
-    branches: tuple[tuple[Turn, ...], ...]
-    targets: Targets
-    labels: SuperpixelLabels
+VAL_FIGURE = "gIoU"  # what the checkpoint in `best` is best in
 
 
 class Trainer:
-    """One run in one folder."""
+    """One run in one folder, or this process's part of it."""
 
     def __init__(self, config: TrainConfig, *, resume: bool = False) -> None:
-        """Reads the data and builds the model.
+        """Joins the other processes, reads the data and builds the model.
 
         Raises:
-            ConfigError: the run folder holds a run and `resume` is false, resuming finds none or other settings, or no
-                photo is left to train on.
+            ConfigError: the run folder holds a run and `resume` is false, resuming finds none or other settings, the
+                processes or their number do not fit the settings, or no photo is left to train on.
             CheckpointError: the state to resume from is damaged.
         """
         self.config = config
         self.out = pathlib.Path(config.out)
+        self.engine = Engine(config.engine, config.precision)
+        self.stages = [stage for stage in STAGES if getattr(config, stage.name).steps]
+        for stage in self.stages:
+            sharing.check_batch(self.engine, stage.name, getattr(config, stage.name).batch_size)
         model_config = initial_model_config(config)
         self.data = TrainingData(config, model_config)
         head = model_config.head.model_copy(update={"vocabulary": self.data.vocabulary})
         self.model_config = model_config.model_copy(update={"head": head})
-        self._check_folder(resume)
-        torch.manual_seed(config.seed)
-        self.model = build_model(self.model_config)
-        load_initial_weights(self.model, config)
-        prepare_precision(self.model, config.precision)
-        self.encoder = ConversationEncoder(self.model.mllm.tokenizer, self.model_config.language_model.system_prompt)
-        self.recordings = self.out / "recordings"
-        self.seconds = 0.0
-        self.start = (STAGES[0], 0)
-        self.optimizer: torch.optim.Optimizer | None = None
-        self._resumed: dict[str, Any] | None = self._load_state() if resume else None
-        if not resume:  # only now: a run that cannot even start occupies no folder
-            self._claim_folder()
+        problem = folder_problem(self.out, config, self.model_config, resume=resume) if self.engine.is_main else None
+        if problem := self.engine.gather(problem)[0]:
+            raise ConfigError(problem)
+        self.model = self._build()
+        self.checkpoints = Checkpoints(self.out / "checkpoints", config.keep_checkpoints)
+        self.readings = Readings(self.out / "recordings", config, self.data)
+        self.journal = Journal(self.out / "journal.jsonl")
+        self.progress = Progress(STAGE_NAMES[0], 0, 0.0)
+        self._optimizer_state: dict[str, torch.Tensor] = {}
+        if resume:
+            self._load()
+        elif self.engine.is_main:  # only now: a run that cannot even start occupies no folder
+            claim(self.out, config, self.model_config)
 
     def run(self) -> pathlib.Path:
         """Trains every stage that is not done yet; returns the folder of the final checkpoint."""
-        self.data.fill_cache()
-        self.log = RunLog(self.out, self.config.loggers, self.config.model_dump(mode="json"))
-        config, head = self.config, self.model.head
-        self.run_stage("align", config.align, [*self.model.projector.parameters(), *head.parameters()], self.align_step)
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.run_stage("instruct", config.instruct, trained, self.instruct_step)
-        if config.point.steps or config.refine.steps:
-            self.record()
-        self.run_stage("point", config.point, head.parameters(), self.point_step)
-        self.run_stage("refine", config.refine, [*head.prompt.parameters(), head.prior_weight], self.refine_step)
-        self.calibrate()
-        self.log.close()
-        if self.data.bad.found:
-            self.data.bad.save(self.out / BAD_SAMPLES_FILE)
-            log.warning("%s; all are in %s", self.data.bad.report(), self.out / BAD_SAMPLES_FILE)
+        if self.engine.is_main:
+            self.checkpoints.clean()
+            self.journal.rewind(self.progress.stage, self.progress.step)
+            self.data.fill_cache()
+        for found in self.engine.gather(self.data.bad.found):
+            self.data.bad.found |= found  # all processes leave out the same images
+        settings = self.config.model_dump(mode="json")
+        self.log = RunLog(self.out, self.config.loggers, settings) if self.engine.is_main else None
+        for stage in self.stages:
+            if STAGE_NAMES.index(stage.name) >= STAGE_NAMES.index(self.progress.stage):
+                if stage.recorded:
+                    self.record()
+                self.run_stage(stage(self.config, self.data, self.model, self.readings))
+        self._calibrate()
+        self._report_bad_samples()
         final = self.out / "final"
-        last = [name for name in STAGES if getattr(config, name).steps][-1]
-        save_checkpoint(self.model, final, training=self.training_facts(last, getattr(config, last).steps))
+        if self.log is not None:
+            self.log.close()
+            save_checkpoint(self.model, final, training=self.training_facts())
+        self.engine.barrier()
         return final
 
-    def run_stage(
-        self,
-        name: str,
-        stage: StageConfig,
-        parameters: Iterable[nn.Parameter],
-        step_fn: Callable[[list[Any], random.Random], StepResult],
-    ) -> None:
+    def run_stage(self, stage: Stage) -> None:
         """One stage from where the run stands to its end."""
-        if STAGES.index(name) < STAGES.index(self.start[0]):
+        settings = stage.settings
+        first = self.progress.step if self.progress.stage == stage.name else 0
+        if first >= settings.steps:
             return
-        parameters = list(parameters)
-        self.optimizer = build_optimizer(parameters, stage)
-        first = self.start[1] if name == self.start[0] else 0
-        if first and self._resumed is not None:
-            self.optimizer.load_state_dict(self._resumed["optimizer"])
-        self.model.train()
-        began = time.perf_counter()
-        for step, batch in enumerate(self._batches(name, stage, first), start=first):
-            rng = step_rng(self.config.seed, name, step)
-            result = step_fn(batch, rng)
-            rate = learning_rate(stage, step)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.zero_grad(set_to_none=True)
-            result.loss.backward(inputs=parameters)
-            nn.utils.clip_grad_norm_(parameters, stage.max_grad_norm)
-            self.optimizer.step()
-            self.log.add(result.figures | {"learning_rate": rate})
-            self._after_step(name, stage, step + 1, began)
-        self.seconds += time.perf_counter() - began
+        with stage.training() as parameters, StopRequest() as request, contextlib.ExitStack() as cleanup:
+            optimizer, module = build_optimizer(parameters, settings), StageModule(stage)
+            runner = self.engine.prepare(module, parameters, optimizer, settings, shard="mllm" in stage.modules)
+            if first and self._optimizer_state:
+                runner.load_optimizer_state(self._optimizer_state)
+            self.model.train()
+            items = cleanup.enter_context(contextlib.closing(self._items(stage, first)))
+            for step in range(first, settings.steps):
+                began = time.perf_counter()
+                self._step(stage, step, items, runner, request)
+                seconds = self.progress.seconds + time.perf_counter() - began
+                self.progress = replace(self.progress, stage=stage.name, step=step + 1, seconds=seconds)
+                self._after_step(stage, step + 1, runner)
+            runner.close()
+        self._sharded = self.engine.shards_model and "mllm" in stage.modules
 
-    def _batches(self, name: str, stage: StageConfig, first: int) -> Iterator[list[Any]]:
-        """What each step reads."""
-        numbers = range(first * stage.batch_size, stage.steps * stage.batch_size)
-        read: dict[str, Callable[[TrainingImage, random.Random], Any]] = {
-            "align": self._read_align,
-            "instruct": self._read_instruct,
-            "point": self._recording,
-            "refine": self._read_refine,
-        }
-        with contextlib.closing(self.data.stream(name, numbers, read[name])) as items:
-            while batch := list(itertools.islice(items, stage.batch_size)):
-                yield batch
+    def _items(self, stage: Stage, first: int) -> Generator[Item, None, None]:
+        """This process's samples of all steps to come, in the order in which it uses them."""
+        size = stage.settings.batch_size
+        places = [place for part in sharing.share(self.engine, size) for place in part]
+        numbers = (step * size + place for step in range(first, stage.settings.steps) for place in places)
+        return self.data.stream(stage.name, numbers, stage.read)
 
-    def _read_align(self, image: TrainingImage, rng: random.Random) -> Example:
-        return self._read(image, rng, self.config.data, "align", embeddings=False)
-
-    def _read_instruct(self, image: TrainingImage, rng: random.Random) -> Example:
-        return self._read(image, rng, self.config.data, "instruct", embeddings=self.config.masks_per_photo > 0)
-
-    def _read_held_out(self, image: TrainingImage, rng: random.Random) -> Example:
-        upright = self.config.data.model_copy(update={"flip": 0.0})
-        return self._read(image, rng, upright, "instruct", embeddings=False)
-
-    def _read(
-        self, image: TrainingImage, rng: random.Random, data: DataConfig, stage: str, *, embeddings: bool
-    ) -> Example:
-        cached = self.data.read(image, embeddings=embeddings)
-        sample = self.data.sample(image, cached, rng, data, stage=stage)
-        features = cached.features.to(torch.float32)  # stored in half precision
-        features = mirror(features) if sample.flipped else features
-        return Example(features, sample.branches, sample_targets(sample), self.data.labels(image, cached))
-
-    def _read_refine(self, image: TrainingImage, rng: random.Random) -> tuple[ImageFeatures, Recording]:
-        recording = self._recording(image, rng)
-        features = self.data.read(image).features.to(torch.float32)
-        return mirror(features) if recording.flipped else features, recording
-
-    def align_step(self, batch: list[Example], rng: random.Random) -> StepResult:
-        """Visual tokens and the head's lexicon towards the words for what they show, and towards captions."""
-        visual = [self.model.project(item.features) for item in batch]
-        naming, named = self._names(batch, visual)
-        loss, figures = naming.loss + named.loss, naming.figures | named.figures
-        told = [(item, tokens) for item, tokens in zip(batch, visual, strict=True) if item.branches]
-        if told:
-            with self._autocast():
-                result = self._talk([item for item, _ in told], [tokens for _, tokens in told], masks=0)
-            loss, figures = loss + result.loss, figures | result.figures
-        return StepResult(loss, figures)
-
-    def instruct_step(self, batch: list[Example], rng: random.Random) -> StepResult:
-        """Questions and answers, pointing and existence, and masks where `masks_per_photo` asks for them."""
-        with self._autocast():
-            visual = [self.model.project(item.features) for item in batch]
-            result = self._talk(batch, visual, masks=self.config.masks_per_photo)
-            naming, named = self._names(batch, visual)
-        loss = result.loss + self.config.losses.naming * (naming.loss + named.loss)
-        return StepResult(loss, naming.figures | named.figures | result.figures)
-
-    def _talk(self, batch: list[Example], visual: list[VisualTokens], *, masks: int) -> StepResult:
-        texts = [
-            self.encoder.encode(item.branches, len(tokens.tokens)) for item, tokens in zip(batch, visual, strict=True)
+    def _step(self, stage: Stage, step: int, items: Iterator[Item], runner: Runner, request: StopRequest) -> None:
+        """Reads this process's share of a batch, adds up all gradients, updates."""
+        settings = stage.settings
+        parts = [
+            list(itertools.islice(items, len(places))) for places in sharing.share(self.engine, settings.batch_size)
         ]
-        features, targets = [item.features for item in batch], [item.targets for item in batch]
-        return instruct_loss(self.model, features, visual, texts, targets, self.config.losses, masks_per_photo=masks)
+        foreseen = stage.counts([item for part in parts for item in part])
+        counts, signal = sharing.agree(self.engine, foreseen, request.signal)
+        if signal:
+            self._stop(stage, step, runner, signal)
+        sharing.seed_dropout(self.config.seed, stage.name, step, self.engine.rank)
+        rate = learning_rate(settings, step)
+        set_learning_rate(runner.optimizer, rate)
+        found = runner.backpropagate([([item.to(self.engine.device) for item in part], counts) for part in parts])
+        figures = sharing.means(self.engine, found, foreseen)
+        figures["loss"] = sum(stage.weights[name] * figures[name] for name in LOSSES if name in figures)
+        ids = [photo.id for photo in self.data.photos_of(stage.name, settings, step)]
+        self._check(stage, step, figures["loss"], found, ids)
+        figures |= {"grad_norm": runner.step(), "learning_rate": rate}
+        if self.config.precision != "float16":  # where an infinite gradient only makes its scale smaller
+            self._check(stage, step, figures["grad_norm"], found, ids, limit=math.inf)
+        if self.log is not None:
+            self.log.add(figures)
+            told = {name: figures[name] for name in ("loss", "grad_norm", "learning_rate")}
+            self.journal.add({"stage": stage.name, "step": step, "samples": ids, **told})
 
-    def _names(self, batch: list[Example], visual: list[VisualTokens]) -> tuple[StepResult, StepResult]:
-        head, labels = self.model.head, [item.labels for item in batch]
-        lexicon = [
-            head.look_up(pool_superpixels(item.features.patch_features, item.features.superpixels)) for item in batch
-        ]
-        return naming_loss(visual, labels, head.get_buffer("vocabulary")), lexicon_loss(head, lexicon, labels)
+    def _after_step(self, stage: Stage, done: int, runner: Runner) -> None:
+        config, last = self.config, done == stage.settings.steps
+        if self.log is not None and (done % config.log_every == 0 or last):
+            self.log.flush(stage.name, done, stage.settings.steps)
+        if stage.name == "instruct" and self.data.validation and (done % config.val_every == 0 or last):
+            self._validate(self.data.validation, done, runner)
+        if done % config.checkpoint_every == 0 or last:
+            self._save(runner)
+
+    def _validate(self, dataset: ValidationSet, done: int, runner: Runner) -> None:
+        """The main process asks the model about val photos and keeps the best so far."""
+        if self.engine.shards_model:
+            log.warning("no validation under ZeRO-3, which divides the model: evaluate the checkpoints instead")
+            return
+        if self.log is not None:
+            value = validate(self.model, dataset, self.data.features_of, self.log, done).get(VAL_FIGURE)
+            if value is not None and (self.progress.best is None or value > self.progress.best):
+                self.progress = replace(self.progress, best=value)
+                with self._all_trained(), runner.as_built():
+                    save_checkpoint(self.model, self.out / "best", training=self.training_facts() | {VAL_FIGURE: value})
+            self.model.train()
+        self.engine.barrier()
+
+    def _check(
+        self,
+        stage: Stage,
+        step: int,
+        value: float,
+        found: Sequence[Figures],
+        ids: list[str],
+        limit: float | None = None,
+    ) -> None:
+        """Stops the run where a loss or gradient is not finite or out of bounds, before it is saved."""
+        limit = self.config.max_loss if limit is None else limit
+        if math.isfinite(value) and value <= limit:
+            return
+        suspects, saved = sharing.suspects(self.engine, found, ids), self.checkpoints.all()
+        raise TrainingError(
+            f"{stage.name} step {step}: the {'loss' if math.isfinite(limit) else 'gradient'} is {value:g} "
+            f"(max_loss {self.config.max_loss:g}) on photos {ids}"
+            f"{f', not finite where {suspects} are' if suspects else ''}. The last good checkpoint is "
+            f"{saved[-1] if saved else 'none'}. Look at these photos' labels, or lower {stage.name}.learning_rate"
+        )
+
+    def _stop(self, stage: Stage, step: int, runner: Runner, signal: int) -> None:
+        self.progress = replace(self.progress, stage=stage.name, step=step)
+        self._save(runner)
+        raise InterruptedRunError(
+            f"stopped by signal {signal} after {step} steps of {stage.name}, which are saved; go on with --resume",
+            signal=signal,
+        )
+
+    def _save(self, runner: Runner) -> None:
+        state = runner.optimizer_state()  # all processes together
+        with self._all_trained(), runner.as_built():
+            if self.engine.is_main:
+                self.checkpoints.save(self.model, self.progress, state, self.training_facts())
+        self.engine.barrier()
+
+    def _load(self) -> None:
+        saved = self.checkpoints.all()
+        if not saved:
+            log.info("%s: nothing was saved yet, starting at the beginning", self.out)
+            return
+        self.progress, self._optimizer_state = self.checkpoints.load(saved[-1], self.model)
+        log.info("going on after step %d of %s", self.progress.step, self.progress.stage)
+
+    def _build(self) -> MLLMSeg:
+        torch.manual_seed(self.config.seed)
+        model = build_model(self.model_config)
+        load_initial_weights(model, self.config)
+        prepare_precision(model, self.config.precision)
+        place(model, self.engine.device, gradient_checkpointing=self.config.engine.gradient_checkpointing)
+        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._sharded = False
+        return model
+
+    @contextmanager
+    def _all_trained(self) -> Iterator[None]:
+        """A stage freezes what it does not train, but a checkpoint holds it all the same."""
+        frozen = [parameter for parameter in self._trained if not parameter.requires_grad]
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(False)
 
     def record(self) -> None:
-        """Lets the trained language model read every photo, in several processes; what is recorded stays."""
-        if all(self.recording_of(*item).exists() for item in self.readings()):
-            return
-        self.recordings.mkdir(exist_ok=True)
-        context, workers = multiprocessing.get_context("spawn"), self.config.cache_workers
-        processes = [
-            context.Process(target=_record_share, args=(self.config, rank, workers)) for rank in range(workers)
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-        missing = [photo for photo, number in self.readings() if not self.recording_of(photo, number).exists()]
-        for photo in missing:
-            problem = f"{len(missing)} recordings could not be made in {self.recordings}; see above"
+        """Lets the trained language model read every photo, each process its share; what is recorded stays."""
+        if self._sharded:  # by ZeRO-3, in the stage before
+            state = {name: tensor.cpu().clone() for name, tensor in trained_state(self.model).items()}
+            self.model = self._build()
+            load_trained_state(self.model, state, source="the state after ZeRO-3")
+        workers, missing = self.config.cache_workers, self.readings.missing()
+        if self.engine.strategy == "single" and self.engine.device.type == "cpu" and min(workers, len(missing)) > 1:
+            context = multiprocessing.get_context("spawn")
+            processes = [context.Process(target=_record_share, args=(self.config, n, workers)) for n in range(workers)]
+            for process in processes:
+                process.start()
+            for process in processes:
+                process.join()
+        else:
+            self.readings.record(missing[self.engine.rank :: self.engine.processes], self.model)
+        self.engine.barrier()
+        missing = self.readings.missing()
+        for photo, _ in missing:
+            problem = f"{len(missing)} recordings could not be made in {self.readings.folder}; see above"
             self.data.bad.add(photo.id, DataError(problem))
 
-    def readings(self) -> list[tuple[TrainingImage, int]]:
-        """Every photo as often as it is to be recorded."""
-        photos = self.data.images_of("point")
-        return [(photo, number) for number in range(self.config.point.rounds) for photo in photos]
-
-    def recording_of(self, photo: TrainingImage, number: int) -> pathlib.Path:
-        """Where a reading of a photo is kept."""
-        return self.recordings / f"{photo.file_name}-{number}.safetensors"
-
-    def record_photo(self, photo: TrainingImage, number: int) -> None:
-        """Asks fresh questions about a photo, mirrored in odd rounds, and keeps the hidden states."""
-        flip = float(number % 2 and self.config.data.flip > 0)
-        data = self.config.data.model_copy(update={"flip": flip, "captions": 0, "positives": 8, "negatives": 5})
-        cached = self.data.read(photo, embeddings=False)
-        sample = self.data.sample(
-            photo, cached, random.Random(f"{self.config.seed} record {photo.id} {number}"), data, stage="point"
-        )
-        features = cached.features.to(torch.float32)
-        features = mirror(features) if sample.flipped else features
-        branches = [
-            [Turn(turns[0].question, SEG_TOKEN if exists else REJ_TOKEN)]
-            for turns, exists in zip(sample.branches, sample.exists, strict=True)
-        ]
-        with torch.no_grad(), self._autocast():
-            tokens = self.model.project(features)
-            text = self.encoder.encode(branches, len(tokens.tokens))
-            targets, labels = sample_targets(sample), self.data.labels(photo, cached)
-            recording = record(self.model, features, tokens, text, targets, labels, flipped=sample.flipped)
-        recording.save(self.recording_of(photo, number))
-
-    def point_step(self, recordings: list[Recording], rng: random.Random) -> StepResult:
-        """The head alone, on recorded hidden states."""
-        with self._autocast():
-            return point_loss(self.model, recordings, self.config.losses)
-
-    def refine_step(self, batch: list[tuple[ImageFeatures, Recording]], rng: random.Random) -> StepResult:
-        """The head's prompt through SAM's decoder, on recorded hidden states."""
-        features, recordings = ([*part] for part in zip(*batch, strict=True))
-        masks = max(1, self.config.masks_per_photo)
-        return refine_loss(self.model, features, recordings, self.config.losses, masks_per_photo=masks)
-
     @torch.no_grad()
-    def calibrate(self) -> None:
-        """Fits P(the target exists) on the photos held out."""
-        self.model.eval()
-        logits, exists = [torch.zeros(0)], [torch.zeros(0, dtype=torch.bool)]
-        for item in self.data.held_out(self._read_held_out):
-            visual = self.model.project(item.features)
-            text = self.encoder.encode(item.branches, len(visual.tokens))
-            logits.append(self.model([item.features], [visual], [text]).images[0].exist_logits.float())
-            exists.append(item.targets.exists)
-        known = torch.cat(exists)
-        if bool(known.all()) or not bool(known.any()):
+    def _calibrate(self) -> None:
+        logits, exists = existence_logits(self.model, self.config, self.data, self.engine)
+        if bool(exists.all()) or not bool(exists.any()):
             log.warning("not calibrated anew: the images held out have no sentences of both kinds (data.holdout_every)")
             return
-        scale, bias = fit_platt(torch.cat(logits), known)
+        scale, bias = fit_platt(logits, exists)
         self.model.head.get_buffer("calibration").copy_(torch.tensor([scale, bias]))
-        log.info("calibrated on %d queries: scale %.3f, bias %.3f", len(known), scale, bias)
+        log.info("calibrated on %d queries: scale %.3f, bias %.3f", len(logits), scale, bias)
 
-    def _recording(self, photo: TrainingImage, rng: random.Random) -> Recording:
-        path = self.recording_of(photo, rng.randrange(self.config.point.rounds))
-        if not path.is_file():
-            raise DataError(f"{path}: there is no such recording")
-        return Recording.load(path)
+    def _report_bad_samples(self) -> None:
+        for found in self.engine.gather(self.data.bad.found):
+            self.data.bad.found |= found
+        if self.data.bad.found and self.engine.is_main:
+            path = self.out / "bad_samples.jsonl"
+            self.data.bad.save(path)
+            log.warning("%s; all are in %s", self.data.bad.report(), path)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.precision == "bfloat16")
-
-    def training_facts(self, stage: str, step: int) -> dict[str, Any]:
+    def training_facts(self) -> dict[str, Any]:
         """How the weights came to be, for `training.json`."""
         return {
             "mllmseg": __version__,
-            "stage": stage,
-            "step": step,
+            "stage": self.progress.stage,
+            "step": self.progress.step,
             "photos": len(self.data.photos),
-            "seconds": round(self.seconds),
+            "processes": self.engine.processes,
+            "strategy": self.engine.strategy,
+            "seconds": round(self.progress.seconds),
             "config": self.config.model_dump(mode="json"),
         }
-
-    def _after_step(self, name: str, stage: StageConfig, done: int, began: float) -> None:
-        last = done == stage.steps
-        if done % self.config.log_every == 0 or last:
-            self.log.flush(name, done, stage.steps)
-        if done % self.config.checkpoint_every == 0 or last:
-            self._save_state(name, done, self.seconds + time.perf_counter() - began)
-        due = name == "instruct" and (done % self.config.val_every == 0 or last)
-        if due and self.data.validation is not None:
-            validate(self.model, self.data.validation, self.data.features_of, self.log, done)
-            self.model.train()
-
-    def _check_folder(self, resume: bool) -> None:
-        settings, model = self.out / SETTINGS_FILE, self.out / MODEL_SETTINGS_FILE
-        if not resume:
-            if (self.out / STATE_FILE).exists() or settings.exists():
-                raise ConfigError(f"{self.out} holds a run already: resume it (--resume) or choose another 'out'")
-            return
-        if not settings.exists():
-            raise ConfigError(f"{self.out} holds no run to resume")
-        changed = _changed(TrainConfig.from_yaml(settings), self.config)
-        if model.exists():
-            changed += [f"model: {key}" for key in _changed(ModelConfig.from_yaml(model), self.model_config)]
-        if changed:
-            raise ConfigError(f"{self.out} was trained with other settings ({', '.join(changed)}): resume with its own")
-
-    def _claim_folder(self) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
-        self.config.to_yaml(self.out / SETTINGS_FILE)
-        self.model_config.to_yaml(self.out / MODEL_SETTINGS_FILE)
-
-    def _save_state(self, stage: str, step: int, seconds: float) -> None:
-        assert self.optimizer is not None
-        state = {
-            "stage": stage,
-            "step": step,
-            "seconds": seconds,
-            "model": trained_state(self.model),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        temporary = self.out / f".{STATE_FILE}"
-        torch.save(state, temporary)
-        temporary.rename(self.out / STATE_FILE)
-
-    def _load_state(self) -> dict[str, Any] | None:
-        path = self.out / STATE_FILE
-        if not path.is_file():
-            log.info("%s: nothing was saved yet, starting at the beginning", self.out)
-            return None
-        try:
-            state: dict[str, Any] = torch.load(path, weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"{path} is damaged ({error}); start the run anew in another 'out'") from error
-        load_trained_state(self.model, state["model"], source=str(path))
-        self.start, self.seconds = (state["stage"], state["step"]), state["seconds"]
-        return state
 
 
 def fill_cache(
@@ -384,30 +320,4 @@ def _record_share(config: TrainConfig, rank: int, workers: int) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
     keep_freed_memory()
     trainer = Trainer(config, resume=True)
-    trainer.model.eval()
-    for photo, number in trainer.readings()[rank::workers]:
-        if not trainer.recording_of(photo, number).exists():
-            try:
-                trainer.record_photo(photo, number)
-            except DataError as error:
-                trainer.data.bad.add(photo.id, error)
-
-
-def step_rng(seed: int, stage: str, step: int) -> random.Random:
-    """The chance of one step, for Python and torch (dropout) alike."""
-    digest = hashlib.sha256(f"{seed} {stage} {step}".encode()).digest()
-    torch.manual_seed(int.from_bytes(digest[:7], "big"))
-    return random.Random(digest)
-
-
-def prepare_precision(model: MLLMSeg, precision: str) -> None:
-    """Keeps frozen language-model weights in the training precision; what is trained stays in float32."""
-    if precision == "bfloat16":
-        for parameter in model.mllm.parameters():
-            if not parameter.requires_grad:
-                parameter.data = parameter.data.bfloat16()
-
-
-def _changed(old: Config, new: Config) -> list[str]:
-    before, after = old.model_dump(), new.model_dump()
-    return [key for key in before if before[key] != after[key]]
+    trainer.readings.record(trainer.readings.all()[rank::workers], trainer.model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from mllmseg.train.cache import CacheEntry, FeatureCache
 
 class OneRegion:
     """Answers at once."""
+
+    tower_input: ClassVar[dict[str, Any]] = {"tower_size": 56, "patch_size": 14}
 
     def encode_image(self, inputs: ImageInputs) -> ImageFeatures:
         whole = Superpixels(

@@ -24,8 +24,8 @@ from mllmseg.models.build import build_model
 from mllmseg.models.mllmseg import MLLMSeg
 from mllmseg.structures import ImageFeatures, Turn
 from mllmseg.train.batch import Targets
-from mllmseg.train.optim import build_optimizer, learning_rate
-from mllmseg.train.steps import StepResult, instruct_loss
+from mllmseg.train.optim import build_optimizer, learning_rate, set_learning_rate
+from mllmseg.train.steps import Terms, instruct_loss, loss_weights
 
 pytestmark = [pytest.mark.weights, pytest.mark.slow]
 
@@ -93,7 +93,7 @@ def learn(model: MLLMSeg, shown: tuple[str, ...], questions: dict[str, tuple[str
     return Lesson(features, [[Turn(question, answer)] for question, answer in answers.items()], targets, masks)
 
 
-def loss_of(model: MLLMSeg, lessons: list[Lesson], *, masks_per_photo: int) -> StepResult:
+def loss_of(model: MLLMSeg, lessons: list[Lesson], *, masks_per_photo: int) -> Terms:
     encoder = ConversationEncoder(model.mllm.tokenizer, model.config.language_model.system_prompt)
     features = [lesson.features for lesson in lessons]
     visual = [model.project(item) for item in features]
@@ -101,7 +101,12 @@ def loss_of(model: MLLMSeg, lessons: list[Lesson], *, masks_per_photo: int) -> S
         encoder.encode(lesson.branches, len(tokens.tokens)) for lesson, tokens in zip(lessons, visual, strict=True)
     ]
     targets = [lesson.targets for lesson in lessons]
-    return instruct_loss(model, features, visual, texts, targets, LossConfig(), masks_per_photo=masks_per_photo)
+    drawn = [torch.randperm(len(item.masks))[:masks_per_photo] for item in targets]
+    return instruct_loss(model, features, visual, texts, targets, drawn)
+
+
+def means(terms: Terms) -> dict[str, float]:
+    return {name: total / count for name, (total, count) in terms.detached().items()}
 
 
 @pytest.fixture(scope="module")
@@ -131,19 +136,19 @@ def lessons(model: MLLMSeg) -> list[Lesson]:
 @pytest.fixture(scope="module")
 def figures(model: MLLMSeg, lessons: list[Lesson]) -> list[dict[str, float]]:
     """Trains, most of the way without SAM's decoder, which costs most; returns what each step logged."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     stage = StageConfig(steps=POINTER_STEPS + MASK_STEPS, learning_rate=3e-3, warmup_steps=1)
     optimizer = build_optimizer(trained, stage)
     model.train()
     logged = []
     for step in range(stage.steps):
-        optimizer.param_groups[0]["lr"] = learning_rate(stage, step)
+        set_learning_rate(optimizer, learning_rate(stage, step))
         result = loss_of(model, lessons, masks_per_photo=0 if step < POINTER_STEPS else 2)
         optimizer.zero_grad()
-        result.loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        result.total(loss_weights(LossConfig()), result.counts).backward()
+        torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
         optimizer.step()
-        logged.append(result.figures)
+        logged.append(means(result))
     model.eval()
     return logged
 
@@ -163,7 +168,7 @@ def test_masks_and_decisions_are_learned(
 ) -> None:
     """As training sees them: through decode, at low resolution."""
     assert figures
-    last = loss_of(model, lessons, masks_per_photo=2).figures
+    last = means(loss_of(model, lessons, masks_per_photo=2))
     assert last["mask_iou"] > 0.9
     assert last["pointer_iou"] > 0.85
     assert (last["seg_recall"], last["rej_recall"]) == (1, 1)

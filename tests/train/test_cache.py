@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -36,6 +36,8 @@ CUP_BOX = (104.0, 17.0, 116.0, 119.0)
 
 class CountingStack:
     """Answers at once, by what it sees, and counts."""
+
+    tower_input: ClassVar[dict[str, Any]] = {"tower_size": 56, "patch_size": 14}
 
     def __init__(self, make_features: Callable[..., ImageFeatures], delay: float = 0.0) -> None:
         self.make, self.delay, self.seen = make_features, delay, 0
@@ -306,6 +308,8 @@ from mllmseg.structures import ImageFeatures, Superpixels
 from mllmseg.train.cache import CacheEntry, FeatureCache
 
 class Slow:
+    tower_input = {"tower_size": 56, "patch_size": 14}
+
     def encode_image(self, inputs):
         time.sleep(float(sys.argv[4]))
         side = torch.ones(1)

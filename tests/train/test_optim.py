@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import Parameter
 
-from mllmseg.config import StageConfig
-from mllmseg.train.optim import build_optimizer, learning_rate
+from mllmseg.config import LearningRateScale, StageConfig
+from mllmseg.train.optim import build_optimizer, learning_rate, set_learning_rate
 
 
 def test_warm_up_then_linear_decay() -> None:
@@ -31,6 +32,27 @@ def test_every_step_of_a_tiny_stage_learns(steps: int, warmup: int) -> None:
 
 
 def test_the_optimizer_has_the_stages_settings() -> None:
-    optimizer = build_optimizer([torch.zeros(1, requires_grad=True)], StageConfig(steps=1, weight_decay=0.3))
+    optimizer = build_optimizer({"head.x": Parameter(torch.zeros(1, 1))}, StageConfig(steps=1, weight_decay=0.3))
     assert optimizer.defaults["betas"] == (0.9, 0.95)
     assert optimizer.param_groups[0]["weight_decay"] == 0.3
+
+
+def test_parts_have_their_own_rates_and_vectors_do_not_decay() -> None:
+    scale = LearningRateScale(language_model=0.5, projector=2.0)
+    stage = StageConfig(steps=1, learning_rate=0.1, weight_decay=0.3, learning_rate_scale=scale)
+    names = ("mllm.lora_A", "projector.weight", "head.weight", "mask_decoder.weight", "head.bias", "head.scalar")
+    shapes = ((2, 2), (2, 2), (2, 2), (2, 2), (2,), ())
+    parameters = {name: Parameter(torch.zeros(shape)) for name, shape in zip(names, shapes, strict=True)}
+    optimizer = build_optimizer(parameters, stage)
+    set_learning_rate(optimizer, 0.1)
+    found = {
+        id(item): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for item in group["params"]
+    }
+    assert {name: found[id(item)] for name, item in parameters.items()} == {
+        "mllm.lora_A": (0.05, 0.3),
+        "projector.weight": (0.2, 0.3),
+        "head.weight": (0.1, 0.3),
+        "mask_decoder.weight": (0.1, 0.3),
+        "head.bias": (0.1, 0.0),
+        "head.scalar": (0.1, 0.0),
+    }

@@ -16,7 +16,7 @@ from mllmseg.models.mllmseg import MLLMSeg
 from mllmseg.structures import ImageFeatures, PackedText, Turn, VisualTokens
 from mllmseg.train.batch import OUTSIDE, UNNAMED, SuperpixelLabels, Targets
 from mllmseg.train.pointing import Recording, record, replay
-from mllmseg.train.steps import StepResult, lexicon_loss, point_loss, refine_loss
+from mllmseg.train.steps import Terms, lexicon_loss, loss_weights, point_loss, refine_loss
 
 # Hidden states of about 1 in float16 (2^-11), through the head.
 TOLERANCE = 5e-3
@@ -111,8 +111,16 @@ def test_a_replay_is_the_forward_pass(model: MLLMSeg, features: ImageFeatures, t
     torch.testing.assert_close(lexicon.norm(dim=-1), torch.ones(5))
 
 
-def loss_of(model: MLLMSeg, photos: list[ImageFeatures]) -> StepResult:
-    return point_loss(model, [recording_of(model, item) for item in photos], LossConfig())
+def means(terms: Terms) -> dict[str, float]:
+    return {name: total / count for name, (total, count) in terms.detached().items()}
+
+
+def total(terms: Terms) -> torch.Tensor:
+    return terms.total(loss_weights(LossConfig()), terms.counts)
+
+
+def loss_of(model: MLLMSeg, photos: list[ImageFeatures]) -> Terms:
+    return point_loss(model, [recording_of(model, item) for item in photos])
 
 
 @pytest.fixture
@@ -122,10 +130,10 @@ def photos(features: ImageFeatures, make_features: Callable[..., ImageFeatures])
 
 def test_losses_of_every_kind(model: MLLMSeg, photos: list[ImageFeatures]) -> None:
     result = loss_of(model, photos)
-    weights, figures = LossConfig(), result.figures
+    weights, figures = LossConfig(), means(result)
     losses = ("existence", "decision_pointer", "pointer_bce", "pointer_dice")
     expected = sum(getattr(weights, name) * figures[name] for name in losses) + weights.naming * figures["lexicon"]
-    assert result.loss.item() == pytest.approx(expected, rel=1e-5)
+    assert total(result).item() == pytest.approx(expected, rel=1e-5)
     assert all(0 <= figures[name] <= 1 for name in ("pointer_iou", "seg_recall", "lexicon_accuracy"))
 
 
@@ -135,14 +143,14 @@ def test_the_lexicon_is_taught_what_each_superpixel_shows(model: MLLMSeg, featur
     with torch.no_grad():
         _, lexicon = replay(model, recording)
         expected = lexicon_loss(model.head, [lexicon], [SuperpixelLabels(recording.names, recording.scope)])
-    assert point_loss(model, [recording], LossConfig()).figures["lexicon"] == pytest.approx(expected.loss.item())
+    assert means(point_loss(model, [recording]))["lexicon"] == pytest.approx(means(expected)["lexicon"])
     silent = recording_of(model, features, names=(UNNAMED,) * 5)
-    assert "lexicon" not in point_loss(model, [silent], LossConfig()).figures
+    assert "lexicon" not in means(point_loss(model, [silent]))
 
 
-def refine(model: MLLMSeg, photos: list[ImageFeatures], *, masks_per_photo: int = 1) -> StepResult:
+def refine(model: MLLMSeg, photos: list[ImageFeatures]) -> Terms:
     recordings = [recording_of(model, item) for item in photos]
-    return refine_loss(model, photos, recordings, LossConfig(), masks_per_photo=masks_per_photo)
+    return refine_loss(model, photos, recordings, [torch.tensor([0]) for _ in photos])
 
 
 def test_refining_needs_image_embeddings(model: MLLMSeg, photos: list[ImageFeatures]) -> None:
@@ -152,9 +160,8 @@ def test_refining_needs_image_embeddings(model: MLLMSeg, photos: list[ImageFeatu
 
 def test_refining_a_photo_without_targets_costs_nothing(model: MLLMSeg, features: ImageFeatures) -> None:
     recording = recording_of(model, features, [BRANCHES[1]], EXISTS[1:2])
-    result = refine_loss(model, [features], [recording], LossConfig(), masks_per_photo=1)
-    assert result.loss.item() == 0
-    result.loss.backward()
+    nothing = torch.zeros(0, dtype=torch.int64)
+    assert refine_loss(model, [features], [recording], [nothing]).detached() == {}
 
 
 def learning(model: MLLMSeg) -> set[str]:
@@ -167,10 +174,10 @@ def test_gradients_reach_what_each_stage_trains(tiny_config: ModelConfig, photos
     torch.nn.init.normal_(model.head.modulate.weight, std=0.1)  # zero at the start
     head = {name for name, _ in model.named_parameters() if name.startswith("head.")}
     prompt = {name for name in head if name.startswith(("head.prompt", "head.prior_weight"))}
-    loss_of(model, photos).loss.backward()
+    total(loss_of(model, photos)).backward()
     assert learning(model) == head - prompt
     model.zero_grad()
     result = refine(model, photos)
-    assert set(result.figures) == {"mask_bce", "mask_dice", "mask_iou", "loss"}
-    result.loss.backward()
+    assert set(means(result)) == {"mask_bce", "mask_dice", "mask_iou"}
+    total(result).backward()
     assert learning(model) >= prompt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,21 @@ def test_a_mixture_of_every_kind_reads_through_the_cache(
     assert all(item.names.tolist() == [UNNAMED] for item in labels[1:])
 
 
+def test_images_in_shards_are_cached_by_their_path(tmp_path: Path, open_data: Callable[..., TrainingData]) -> None:
+    write_captions(tmp_path, 3)
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for number in range(3):
+            (tmp_path / f"{number}.json").write_text(json.dumps({"caption": f"Number {number}."}))
+            archive.add(tmp_path / f"{number}.png", f"{number}.png")
+            archive.add(tmp_path / f"{number}.json", f"{number}.json")
+    data = filled(open_data("webdataset:a.tar"))
+    found = dict(data.stream("instruct", range(3), questions(data)))
+    assert {ident[-5]: sample.branches[0][0].answer for ident, sample in found.items()} == {
+        str(number): f"Number {number}." for number in range(3)
+    }
+    assert data.read(data.photos[0]).features.original_size == (48, 64)
+
+
 def test_samples_do_not_depend_on_workers_processes_or_resumes(
     tmp_path: Path, open_data: Callable[..., TrainingData], write_miniature: Write
 ) -> None:
@@ -135,6 +151,18 @@ def test_samples_do_not_depend_on_workers_processes_or_resumes(
     assert [ident for ident, _ in other.stream("instruct", range(24), questions(other))] != [
         ident for ident, _ in whole
     ]
+
+
+def test_the_chance_of_a_sample_follows_from_seed_stage_and_number(
+    tmp_path: Path, open_data: Callable[..., TrainingData]
+) -> None:
+    captions = f"captions:{write_captions(tmp_path, 1)}"
+    first, other = open_data(captions), open_data(captions, seed=1)
+    drawn = first.rng("align", 7).random()
+    assert first.rng("align", 7).random() == drawn
+    assert drawn not in (
+        first.rng("align", 8).random(), first.rng("instruct", 7).random(), other.rng("align", 7).random()
+    )  # fmt: skip
 
 
 def test_every_epoch_has_every_image_once(tmp_path: Path, open_data: Callable[..., TrainingData]) -> None:

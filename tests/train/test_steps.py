@@ -14,7 +14,17 @@ from mllmseg.models.build import build_model
 from mllmseg.models.mllmseg import MLLMSeg
 from mllmseg.structures import ImageFeatures, Turn, VisualTokens
 from mllmseg.train.batch import OUTSIDE, UNNAMED, SuperpixelLabels, Targets
-from mllmseg.train.steps import NAMING_SHARPNESS, StepResult, instruct_loss, lexicon_loss, naming_loss
+from mllmseg.train.steps import (
+    NAMING_SHARPNESS,
+    Terms,
+    instruct_loss,
+    join,
+    lexicon_loss,
+    loss_weights,
+    naming_loss,
+    target_counts,
+    text_counts,
+)
 
 TABLE = torch.tensor([[2.0, 0.0], [0.0, 5.0]])
 
@@ -23,6 +33,10 @@ TABLE = torch.tensor([[2.0, 0.0], [0.0, 5.0]])
 def model(tiny_config: ModelConfig) -> MLLMSeg:
     torch.manual_seed(0)
     return build_model(tiny_config).eval()
+
+
+def means(terms: Terms) -> dict[str, float]:
+    return {name: total / count for name, (total, count) in terms.detached().items()}
 
 
 def tokens(*rows: list[float]) -> VisualTokens:
@@ -34,32 +48,32 @@ def labels(*names: int, scope: tuple[bool, ...] = (True, True)) -> SuperpixelLab
 
 
 def test_naming_loss_by_hand() -> None:
-    result = naming_loss([tokens([3.0, 0.0]), tokens([1.0, 1.0])], [labels(0), labels(1)], TABLE)
+    terms = naming_loss([tokens([3.0, 0.0]), tokens([1.0, 1.0])], [labels(0), labels(1)], TABLE)
     # Cosines 1 and 0, then 1/sqrt(2) twice.
     sure, unsure = math.log(1 + math.exp(-NAMING_SHARPNESS)), math.log(2)
-    assert result.figures["naming"] == pytest.approx((sure + unsure) / 2, abs=1e-5)
     pull = 1 - (1 + math.sqrt(0.5)) / 2
-    assert result.loss.item() == pytest.approx((sure + unsure) / 2 + pull, abs=1e-5)
-    assert result.figures["naming_accuracy"] >= 0.5
+    assert terms.counts == {"naming": 2}
+    assert means(terms)["naming"] == pytest.approx((sure + unsure) / 2 + pull, abs=1e-5)
+    assert means(terms)["naming_accuracy"] >= 0.5
 
 
 def test_naming_reads_superpixels_through_their_assignment() -> None:
     shared = VisualTokens(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
-    result = naming_loss([shared], [labels(1, 0)], TABLE)
-    assert result.figures["naming_accuracy"] == 1
+    assert means(naming_loss([shared], [labels(1, 0)], TABLE))["naming_accuracy"] == 1
 
 
 @pytest.mark.parametrize("other", [UNNAMED, OUTSIDE])
 def test_superpixels_without_a_name_do_not_count(other: int) -> None:
     named = naming_loss([tokens([3.0, 1.0])], [labels(0)], TABLE)
     both = naming_loss([tokens([3.0, 1.0], [-9.0, 2.0])], [labels(0, other)], TABLE)
-    assert both.loss.item() == pytest.approx(named.loss.item())
+    assert both.counts == named.counts == {"naming": 1}
+    assert means(both) == pytest.approx(means(named))
 
 
 def test_a_batch_without_names_costs_nothing() -> None:
-    result = naming_loss([tokens([3.0, 1.0])], [labels(UNNAMED)], TABLE)
-    result.loss.backward()
-    assert (result.loss.item(), result.figures) == (0, {})
+    terms = naming_loss([tokens([3.0, 1.0])], [labels(UNNAMED)], TABLE)
+    assert terms.detached() == {}
+    assert terms.total(loss_weights(LossConfig()), terms.counts).item() == 0
 
 
 class Lexicon:
@@ -69,7 +83,7 @@ class Lexicon:
         return lexicon
 
 
-def lexicon_loss_of(logits: list[list[float]], label: SuperpixelLabels) -> StepResult:
+def lexicon_loss_of(logits: list[list[float]], label: SuperpixelLabels) -> Terms:
     return lexicon_loss(Lexicon(), [torch.tensor(logits)], [label])  # type: ignore[arg-type]
 
 
@@ -80,35 +94,40 @@ def test_the_lexicon_loss_by_hand() -> None:
         (labels(OUTSIDE), 5 / 10),  # both names were looked for
         (labels(OUTSIDE, scope=(True, False)), 8 / 10),  # it may still be the second
     ):
-        assert lexicon_loss_of(weights, label).loss.item() == pytest.approx(-math.log(expected), abs=1e-5)
-    result = lexicon_loss_of(weights * 3, labels(1, OUTSIDE, UNNAMED))
-    assert result.figures["lexicon"] == pytest.approx(-math.log(3 / 10 * 5 / 10) / 2, abs=1e-5)
-    assert result.figures["lexicon_accuracy"] == 0, "of the named one alone: the logits say none"
+        assert means(lexicon_loss_of(weights, label))["lexicon"] == pytest.approx(-math.log(expected), abs=1e-5)
+    terms = lexicon_loss_of(weights * 3, labels(1, OUTSIDE, UNNAMED))
+    assert terms.counts == {"lexicon": 2}
+    assert means(terms)["lexicon"] == pytest.approx(-math.log(3 / 10 * 5 / 10) / 2, abs=1e-5)
+    assert means(terms)["lexicon_accuracy"] == 0, "of the named one alone: the logits say none"
 
 
 def test_superpixels_that_nothing_is_known_about_teach_the_lexicon_nothing() -> None:
-    result = lexicon_loss_of([[1.0, 2.0, 3.0]], labels(UNNAMED))
-    assert (result.loss.item(), result.figures) == (0, {})
+    assert lexicon_loss_of([[1.0, 2.0, 3.0]], labels(UNNAMED)).detached() == {}
 
 
 def loss_of(
-    model: MLLMSeg, features: ImageFeatures, branches: list[list[Turn]], targets: Targets, *, masks_per_photo: int = 1
-) -> StepResult:
+    model: MLLMSeg, features: ImageFeatures, branches: list[list[Turn]], targets: Targets, *, masks: int = 1
+) -> Terms:
     encoder = ConversationEncoder(model.mllm.tokenizer, "")
     visual = model.project(features)
     text = encoder.encode(branches, len(visual.tokens))
-    torch.manual_seed(0)
-    return instruct_loss(model, [features], [visual], [text], [targets], LossConfig(), masks_per_photo=masks_per_photo)
+    drawn = torch.arange(min(masks, len(targets.masks)))
+    terms = instruct_loss(model, [features], [visual], [text], [targets], [drawn])
+    foreseen = {**text_counts([text]), **target_counts([targets])}
+    counted = {name: count for name, count in terms.counts.items() if not name.startswith("mask")}
+    assert counted == {name: count for name, count in foreseen.items() if count}
+    return terms
 
 
 def test_losses_of_every_kind(model: MLLMSeg, make_features: Callable[..., ImageFeatures]) -> None:
     masks = torch.zeros(1, 192, 256, dtype=torch.bool)
     masks[:, :, :64] = True
     branches = [[Turn("the cat", "[SEG] Here.")], [Turn("a dog", "[REJ] No.")]]
-    result = loss_of(model, make_features(4), branches, Targets(masks, torch.tensor([True, False])))
-    figures, weights = result.figures, LossConfig()
+    terms = loss_of(model, make_features(4), branches, Targets(masks, torch.tensor([True, False])))
+    figures, weights = means(terms), LossConfig()
     losses = ("text", "existence", "decision_pointer", "pointer_bce", "pointer_dice", "mask_bce", "mask_dice")
-    assert result.loss.item() == pytest.approx(sum(getattr(weights, name) * figures[name] for name in losses), rel=1e-5)
+    expected = sum(getattr(weights, name) * figures[name] for name in losses)
+    assert terms.total(loss_weights(weights), terms.counts).item() == pytest.approx(expected, rel=1e-5)
     assert all(0 <= figures[name] <= 1 for name in ("token_accuracy", "pointer_iou", "mask_iou", "seg_recall"))
     assert all(math.isfinite(value) for value in figures.values())
 
@@ -122,15 +141,40 @@ def test_samples_without_targets(
     model: MLLMSeg, make_features: Callable[..., ImageFeatures], branches: list[list[Turn]], exists: list[bool]
 ) -> None:
     targets = Targets(torch.zeros(0, 192, 256, dtype=torch.bool), torch.tensor(exists, dtype=torch.bool))
-    result = loss_of(model, make_features(3), branches, targets)
-    result.loss.backward()
-    assert all(math.isfinite(value) for value in result.figures.values())
-    assert "mask_iou" not in result.figures
-    assert ("rej_recall" in result.figures) == bool(exists)
+    figures = means(loss_of(model, make_features(3), branches, targets))
+    assert all(math.isfinite(value) for value in figures.values())
+    assert "mask_iou" not in figures
+    assert ("rej_recall" in figures) == bool(exists)
 
 
 def test_masks_can_be_left_to_the_pointer(model: MLLMSeg, make_features: Callable[..., ImageFeatures]) -> None:
     targets = Targets(torch.ones(1, 192, 256, dtype=torch.bool), torch.tensor([True]))
-    figures = loss_of(model, make_features(2), [[Turn("all", "[SEG]")]], targets, masks_per_photo=0).figures
+    figures = means(loss_of(model, make_features(2), [[Turn("all", "[SEG]")]], targets, masks=0))
     assert "pointer_bce" in figures
     assert "mask_bce" not in figures
+
+
+def test_parts_of_a_batch_add_up_to_the_whole() -> None:
+    """As they do over processes: each divides by what all have, and one has twice the words of the other."""
+    parts = [([tokens([3.0, 1.0], [1.0, 2.0])], [labels(0, 1)]), ([tokens([1.0, 1.0])], [labels(1)])]
+    whole = naming_loss([parts[0][0][0], parts[1][0][0]], [parts[0][1][0], parts[1][1][0]], TABLE)
+    weights = loss_weights(LossConfig())
+    split = [naming_loss(visual, label, TABLE).total(weights, whole.counts) for visual, label in parts]
+    assert sum(item.item() for item in split) == pytest.approx(whole.total(weights, whole.counts).item(), rel=1e-6)
+    alone = [naming_loss(visual, label, TABLE) for visual, label in parts]
+    mean_of_means = sum(item.total(weights, item.counts).item() for item in alone) / 2
+    assert mean_of_means != pytest.approx(whole.total(weights, whole.counts).item(), rel=1e-3), "it would show"
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(KeyError, match="txet"):
+        Terms().add_loss("txet", torch.tensor(1.0))
+    with pytest.raises(KeyError, match="accuracy"):
+        Terms().add_figure("accuracy", 1.0)
+
+
+def test_terms_are_joined() -> None:
+    first, second = Terms(), Terms()
+    first.add_loss("text", torch.tensor(1.0))
+    second.add_figure("mask_iou", 0.5)
+    assert join(first, second).detached() == {"text": (1.0, 1), "mask_iou": (0.5, 1)}

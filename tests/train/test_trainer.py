@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from mllmseg.config import DataConfig, ModelConfig, PointConfig, StageConfig, TrainConfig
-from mllmseg.errors import CheckpointError, ConfigError, DataError
+from mllmseg.config import DataConfig, EngineConfig, ModelConfig, PointConfig, StageConfig, TrainConfig
+from mllmseg.errors import CheckpointError, ConfigError, DataError, InterruptedRunError, TrainingError
 from mllmseg.models.build import build_model
 from mllmseg.models.checkpoint import load_checkpoint, trained_state
 from mllmseg.train.cache import CacheEntry, FillReport
 from mllmseg.train.pointing import Recording
-from mllmseg.train.steps import StepResult
-from mllmseg.train.trainer import Trainer, fill_cache, prepare_precision, step_rng
+from mllmseg.train.stage_module import prepare_precision
+from mllmseg.train.stages import Align, Stage
+from mllmseg.train.trainer import Trainer, fill_cache
 
 Settings = Callable[..., TrainConfig]
 POINT = PointConfig(steps=4, batch_size=2, rounds=2, warmup_steps=1)
@@ -33,17 +37,14 @@ def run(settings: TrainConfig, *, resume: bool = False, die: tuple[str, int] | N
     if die is None:
         trainer.run()
         return trainer
-    stage, number = die
-    healthy = getattr(trainer, f"{stage}_step")
-    first = trainer.start[1] if trainer.start[0] == stage else 0
-    steps = iter(range(first, first + 99))
+    healthy = trainer._step
 
-    def mortal(*args: object) -> StepResult:
-        if next(steps) == number:
+    def mortal(stage: Stage, step: int, *args: Any) -> None:
+        if (stage.name, step) == die:
             raise Killed
-        return healthy(*args)
+        healthy(stage, step, *args)
 
-    setattr(trainer, f"{stage}_step", mortal)
+    trainer._step = mortal  # type: ignore[method-assign]
     with pytest.raises(Killed):
         trainer.run()
     return trainer
@@ -106,8 +107,8 @@ def pointed(run_settings: Settings, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_the_point_stage_trains_the_head_alone_on_recordings(finished: Trainer, pointed: Trainer) -> None:
     expected = {f"{photo.file_name}-{number}.safetensors" for photo in pointed.data.photos for number in range(2)}
-    assert {path.name for path in pointed.recordings.iterdir()} == expected, "no photo that is held out"
-    readings = [Recording.load(pointed.recording_of(*reading)) for reading in pointed.readings()]
+    assert {path.name for path in pointed.readings.folder.iterdir()} == expected, "no photo that is held out"
+    readings = [Recording.load(pointed.readings.path(*reading)) for reading in pointed.readings.all()]
     assert [bool(reading.flipped) for reading in readings] == [False, False, True, True], "odd rounds are mirrored"
     for reading in readings:
         assert len(reading.exists) == len(reading.decision_positions) == len(reading.decision_hidden)
@@ -129,9 +130,9 @@ def test_a_resumed_point_stage_is_bit_for_bit_the_one_that_was_never_stopped(
 ) -> None:
     settings = run_settings(tmp_path / "run", point=POINT, cache_workers=1)
     stopped = run(settings, die=death)
-    lost = stopped.recording_of(*stopped.readings()[-1])
+    lost = stopped.readings.path(*stopped.readings.all()[-1])
     lost.unlink()  # made again, and alike, whatever the head has learned since
-    made = {path: path.stat().st_mtime_ns for path in stopped.recordings.iterdir()}
+    made = {path: path.stat().st_mtime_ns for path in stopped.readings.folder.iterdir()}
     resumed = run(settings, resume=True)
     assert lost.exists()
     assert all(path.stat().st_mtime_ns == when for path, when in made.items()), "what is recorded stays"
@@ -142,14 +143,8 @@ def test_a_resumed_point_stage_is_bit_for_bit_the_one_that_was_never_stopped(
 def test_a_recording_that_cannot_be_made_is_missed(
     pointed: Trainer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    class Idle:
-        def start(self) -> None: ...
-
-        def join(self) -> None: ...
-
-    context = type("Context", (), {"Process": lambda self, **_: Idle()})()
-    monkeypatch.setattr("mllmseg.train.trainer.multiprocessing.get_context", lambda _: context)
-    monkeypatch.setattr(pointed, "recordings", tmp_path / "recordings")
+    monkeypatch.setattr(pointed.readings, "folder", tmp_path / "recordings")
+    monkeypatch.setattr(pointed.readings, "record", lambda *_: None)
     with pytest.raises(DataError, match=f"4 recordings could not be made in {tmp_path / 'recordings'}"):
         pointed.record()
 
@@ -172,9 +167,8 @@ def test_refine_trains_the_prompt_alone(pointed: Trainer, run_settings: Settings
 def test_align_trains_projector_and_lexicon_and_instruct_the_rest(run_settings: Settings, tmp_path: Path) -> None:
     trainer = run(run_settings(tmp_path), die=("align", 0))
     before = weights_of(trainer)
-    del trainer.align_step  # healthy again
-    trained = [*trainer.model.projector.parameters(), *trainer.model.head.parameters()]
-    trainer.run_stage("align", trainer.config.align, trained, trainer.align_step)
+    del trainer._step  # healthy again
+    trainer.run_stage(Align(trainer.config, trainer.data, trainer.model, trainer.readings))
     changed = {name for name, tensor in weights_of(trainer).items() if not tensor.equal(before[name])}
     assert {name.split(".")[0] for name in changed} == {"projector", "head"}
     of_the_head = {name.split(".")[1] for name in changed if name.startswith("head")}
@@ -223,21 +217,12 @@ def test_a_run_that_cannot_start_occupies_no_folder(run_settings: Settings, tmp_
 def test_a_damaged_state_is_named(run_settings: Settings, tmp_path: Path) -> None:
     settings = run_settings(tmp_path)
     run(settings, die=("align", 2))
-    state = tmp_path / "state.pt"
+    state = tmp_path / "checkpoints" / "align-000002" / "optimizer.safetensors"
     state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=f"{state} is damaged"):
+    with pytest.raises(
+        CheckpointError, match=f"{state.parent} is damaged.*remove it to go on from the checkpoint before"
+    ):
         Trainer(settings, resume=True)
-
-
-def test_the_chance_of_a_step_follows_from_its_number() -> None:
-    def draw(*place: object) -> tuple[float, float]:
-        return step_rng(*place).random(), torch.rand(1).item()  # type: ignore[arg-type]
-
-    first = draw(0, "align", 7)
-    torch.rand(5)
-    assert draw(0, "align", 7) == first
-    for other in ((1, "align", 7), (0, "instruct", 7), (0, "align", 8)):
-        assert not {*draw(*other)} & {*first}
 
 
 def test_frozen_weights_are_kept_in_the_training_precision(tiny_config: ModelConfig) -> None:
@@ -263,3 +248,61 @@ def test_filling_the_cache_ahead_names_the_folder(
     cache, _ = fill_cache(run_settings(tmp_path, val_photos=1))
     assert asked == [1, 2, 3, 4]
     assert cache.folder.parent == Path(run_settings(tmp_path).cache)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_polite_signal_saves_at_the_end_of_the_step(
+    finished: Trainer, run_settings: Settings, tmp_path: Path, number: signal.Signals
+) -> None:
+    settings = run_settings(tmp_path / "run", checkpoint_every=99)
+    trainer = Trainer(settings)
+    healthy = trainer._step
+
+    def disturbed(stage: Stage, step: int, *args: Any) -> None:
+        if (stage.name, step) == ("instruct", 1):
+            os.kill(os.getpid(), number)
+        healthy(stage, step, *args)
+
+    trainer._step = disturbed  # type: ignore[method-assign]
+    with pytest.raises(
+        InterruptedRunError, match="after 1 steps of instruct, which are saved; go on with --resume"
+    ) as stop:
+        trainer.run()
+    assert stop.value.exit_code == 128 + number
+    resumed = run(settings, resume=True)
+    expected = weights_of(finished)
+    assert [name for name, tensor in weights_of(resumed).items() if not tensor.equal(expected[name])] == []
+    assert [entry["step"] for entry in resumed.journal.entries()] == [0, 1, 2, 0, 1, 2, 3]
+
+
+def test_a_loss_that_is_no_number_stops_before_it_is_saved(run_settings: Settings, tmp_path: Path) -> None:
+    trainer = Trainer(run_settings(tmp_path, checkpoint_every=1))
+    healthy = trainer._step
+
+    def sick(stage: Stage, step: int, *args: Any) -> None:
+        if (stage.name, step) == ("instruct", 2):
+            trainer.model.projector.output_norm.weight.data.fill_(float("nan"))
+        healthy(stage, step, *args)
+
+    trainer._step = sick  # type: ignore[method-assign]
+    said = (
+        r"instruct step 2: the loss is nan .*, not finite where \['coco-mini/1', 'coco-mini/2'\] are.*instruct-000002"
+    )
+    with pytest.raises(TrainingError, match=said):
+        trainer.run()
+    assert [path.name for path in trainer.checkpoints.all()][-1] == "instruct-000002"
+
+
+def test_a_loss_above_the_limit_stops(run_settings: Settings, tmp_path: Path) -> None:
+    trainer = Trainer(run_settings(tmp_path, max_loss=1e-3))
+    with pytest.raises(
+        TrainingError, match=r"align step 0: the loss is .*max_loss 0.001.*last good checkpoint is none"
+    ):
+        trainer.run()
+    assert trainer.checkpoints.all() == []
+
+
+def test_how_a_run_is_computed_may_change_when_it_is_resumed(run_settings: Settings, tmp_path: Path) -> None:
+    run(run_settings(tmp_path), die=("align", 2))
+    other = run_settings(tmp_path, engine=EngineConfig(accumulate=2), keep_checkpoints=1, log_every=1)
+    assert Trainer(other, resume=True).progress.step == 2

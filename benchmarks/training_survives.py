@@ -1,0 +1,149 @@
+"""Proof on a whole run: killed at random moments it ends as if undisturbed; many processes learn what one learns.
+
+    python benchmarks/training_survives.py kill CONFIG [key=value …] --kills 20
+    python benchmarks/training_survives.py curves CONFIG [key=value …] --processes 2
+
+Both print Markdown. CONFIG is a training configuration whose feature cache is filled (`mllmseg cache`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from mllmseg.train.journal import Journal
+
+STRATEGIES = {"DDP": None, "ZeRO-1": "zero1", "ZeRO-2": "zero2", "ZeRO-3": "zero3"}
+Command = list[str]
+
+
+def command(config: str, settings: Command, out: Path, *, processes: int = 1, resume: bool = False) -> Command:
+    """The command line a user would type."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    start = [sys.executable, *(launcher if processes > 1 else []), "-m", "mllmseg.cli", "train", config]
+    return [*start, *settings, f"out={out}", *["--resume"][: int(resume)]]
+
+
+def train(line: Command, log: Path) -> None:
+    """Runs to the end."""
+    with log.open("w") as file:
+        done = subprocess.run(line, stdout=file, stderr=file, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(line)} failed ({done.returncode}):\n{log.read_text()[-3000:]}")
+
+
+def saving(out: Path) -> bool:
+    """Whether a checkpoint is just being written: its folder has a temporary name."""
+    return any(path.is_dir() for path in (out / "checkpoints").glob(".*-*"))
+
+
+def killed(line: Command, out: Path, log: Path, seconds: float, *, in_save: bool) -> str | None:
+    """Starts a run and kills it with SIGKILL after so long, or in the first save after; None where it ended before."""
+    with log.open("w") as file:
+        process = subprocess.Popen(line, stdout=file, stderr=file, start_new_session=True)
+    began = time.monotonic()
+    while process.poll() is None:
+        due = time.monotonic() - began > seconds
+        if due and (not in_save or saving(out)):
+            moment = "while saving" if saving(out) else "between saves"
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return moment
+        time.sleep(0.002)
+    if process.returncode:
+        sys.exit(f"{' '.join(line)} failed ({process.returncode}):\n{log.read_text()[-3000:]}")
+    return None
+
+
+def difference(one: Path, other: Path) -> float:
+    """The largest difference between two checkpoints' weights."""
+    found, expected = (load_file(folder / "final" / "model.safetensors") for folder in (one, other))
+    assert found.keys() == expected.keys()
+    return max(float((found[name] - tensor).abs().max()) for name, tensor in expected.items())
+
+
+def kill(options: argparse.Namespace, folder: Path) -> None:
+    """One undisturbed run, and one that is killed `--kills` times, every other time in the middle of a save."""
+    began = time.monotonic()
+    train(command(options.config, options.settings, folder / "undisturbed"), folder / "undisturbed.log")
+    whole, rng, out = time.monotonic() - began, random.Random(0), folder / "killed"
+    moments: list[str] = []
+    while len(moments) < options.kills:
+        line = command(options.config, options.settings, out, resume=(out / "train.yaml").exists())
+        # So that it gets on between kills, and is not done before the last: start-up, and a share of the rest.
+        seconds = options.startup + rng.random() * 1.5 * max(1.0, whole - options.startup) / options.kills
+        moment = killed(line, out, folder / "killed.log", seconds, in_save=len(moments) % 2 == 1)
+        if moment is None:
+            break
+        steps = Journal(out / "journal.jsonl").entries()
+        moments.append(
+            f"{moment}, at {steps[-1]['stage']} {steps[-1]['step']}" if steps else f"{moment}, before a step"
+        )
+    train(command(options.config, options.settings, out, resume=True), folder / "killed.log")
+    runs = [Journal(path / "journal.jsonl").entries() for path in (folder / "undisturbed", out)]
+    print("| kills | while saving | undisturbed run | same samples | same losses | largest difference of weights |")
+    print("|---|---|---|---|---|---|")
+    in_save = sum(moment.startswith("while saving") for moment in moments)
+    samples = [[entry["samples"] for entry in run] for run in runs]
+    losses = [[entry["loss"] for entry in run] for run in runs]
+    same = f"{samples[0] == samples[1]} | {losses[0] == losses[1]}"
+    print(f"| {len(moments)} | {in_save} | {whole:.0f} s | {same} | {difference(folder / 'undisturbed', out)} |")
+    print("\n" + "\n".join(f"{number}. {moment}" for number, moment in enumerate(moments, start=1)))
+
+
+def curves(options: argparse.Namespace, folder: Path) -> None:
+    """The same run by one process and by several under each strategy."""
+    train(command(options.config, options.settings, folder / "one"), folder / "one.log")
+    expected = Journal(folder / "one" / "journal.jsonl").entries()
+    print(
+        "| strategy | steps | same samples | largest relative difference of a loss | of a gradient norm | of weights |"
+    )
+    print("|---|---|---|---|---|---|")
+    print(f"| one process | {len(expected)} | | | | |")
+    columns = [[entry["loss"] for entry in expected]]
+    for name, file in STRATEGIES.items():
+        engine = [] if file is None else [f"engine.deepspeed=configs/deepspeed/{file}.json"]
+        out = folder / name
+        line = command(options.config, [*options.settings, *engine], out, processes=options.processes)
+        train(line, folder / f"{name}.log")
+        found = Journal(out / "journal.jsonl").entries()
+        columns.append([entry["loss"] for entry in found])
+        worst = [
+            max(abs(a[key] - b[key]) / max(abs(b[key]), 1e-12) for a, b in zip(found, expected, strict=True))
+            for key in ("loss", "grad_norm")
+        ]
+        same = [entry["samples"] for entry in found] == [entry["samples"] for entry in expected]
+        weights = difference(out, folder / "one")
+        print(
+            f"| {name} | {len(found)} | {same} | {worst[0]:.1e} | {worst[1]:.1e} | {weights:.1e} absolute |", flush=True
+        )
+    print(f"\n| stage, step | one process | {' | '.join(STRATEGIES)} |\n|---|{'---|' * len(columns)}")
+    for number, entry in enumerate(expected):
+        print(f"| {entry['stage']} {entry['step']} | {' | '.join(f'{column[number]:.6f}' for column in columns)} |")
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["kill", "curves"])
+    parser.add_argument("config")
+    parser.add_argument("settings", nargs="*")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--startup", type=float, default=8.0, help="seconds until a run makes its first step")
+    parser.add_argument("--processes", type=int, default=2)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        {"kill": kill, "curves": curves}[options.what](options, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
