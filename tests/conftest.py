@@ -6,7 +6,7 @@ Heavy libraries are imported inside, so that the tests of the command line stay 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -220,6 +220,18 @@ def tiny_config(language_model: Path) -> ModelConfig:
         ),
         head=HeadConfig(hidden_size=32, num_layers=1, num_heads=4),
     )
+
+
+@pytest.fixture(scope="module")
+def one_sam() -> Iterator[None]:
+    """One random SAM for every model of the module: a loaded one must have that of the saved, which is not saved."""
+    from mllmseg.models import build
+    from mllmseg.models.sam import build_sam
+
+    sam = build_sam(SamConfig(checkpoint=None, dtype="float32"), None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "build_sam", lambda config, path: sam)
+        yield
 
 
 @pytest.fixture(scope="session")

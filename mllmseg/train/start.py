@@ -6,7 +6,7 @@ import pathlib
 
 from mllmseg.config import ModelConfig, TrainConfig
 from mllmseg.inference.pretrained import find_checkpoint
-from mllmseg.models.checkpoint import CONFIG_FILE, MODEL_FILE, load_trained_file
+from mllmseg.models.checkpoint import MODEL_FILE, load_trained_file, read_config
 from mllmseg.models.mllmseg import MLLMSeg
 
 # The model inside the package, as `init` calls it.
@@ -22,7 +22,7 @@ def initial_model_config(config: TrainConfig) -> ModelConfig:
     """
     if config.model is not None:
         return ModelConfig.from_yaml(config.model)
-    return ModelConfig.from_yaml(_checkpoint(config) / CONFIG_FILE)
+    return read_config(_checkpoint(config))
 
 
 def load_initial_weights(model: MLLMSeg, config: TrainConfig) -> None:

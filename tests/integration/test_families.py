@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from mllmseg.config import LossConfig, ModelConfig, SamConfig
+from mllmseg.config import LossConfig, ModelConfig
 from mllmseg.data.conversation import ConversationEncoder
 from mllmseg.data.transforms import preprocess
 from mllmseg.inference.segmenter import Segmenter
@@ -19,7 +19,6 @@ from mllmseg.models import build
 from mllmseg.models.checkpoint import save_checkpoint, trained_state
 from mllmseg.models.mllm import branch_attention_mask
 from mllmseg.models.mllmseg import MLLMSeg, ModelOutput
-from mllmseg.models.sam import build_sam
 from mllmseg.structures import ImageFeatures, Turn
 from mllmseg.train.batch import Targets
 from mllmseg.train.steps import instruct_loss
@@ -42,15 +41,6 @@ def picture() -> Image.Image:
     return canvas
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_sam() -> Iterator[None]:
-    """A random SAM takes longer to draw than all else, and a loaded model must have the one of the saved."""
-    sam = build_sam(SamConfig(checkpoint=None, dtype="float32"), None)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "build_sam", lambda config, path: sam)
-        yield
-
-
 @pytest.fixture(scope="module")
 def seen(
     tiny_config: ModelConfig, picture: Image.Image, make_features: Callable[..., ImageFeatures], one_sam: None
@@ -62,7 +52,7 @@ def seen(
 
 
 @pytest.fixture(scope="module")
-def model(family_config: ModelConfig) -> MLLMSeg:
+def model(family_config: ModelConfig, one_sam: None) -> MLLMSeg:
     torch.manual_seed(0)
     model = build.build_model(family_config).eval()
     generator = torch.Generator().manual_seed(1)
