@@ -89,9 +89,7 @@ def build_page(loader: Loader, *, threshold: float, exports: Path) -> gr.Blocks:
                         label="Where nothing fits",
                         elem_id="mode",
                     )
-                    slider = gr.Slider(
-                        0, 1, value=threshold, step=0.01, label="Threshold (P)", elem_id="threshold"
-                    )
+                    slider = gr.Slider(0, 1, value=threshold, step=0.01, label="Threshold (P)", elem_id="threshold")
                 with gr.Row(elem_id="buttons"):
                     undo = gr.Button("↶ Undo", size="sm", elem_id="undo")
                     fresh = gr.Button("✕ New conversation", size="sm", elem_id="new")
