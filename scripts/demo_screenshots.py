@@ -65,17 +65,16 @@ def shoot_all(url: str, out: Path, only: str) -> None:
                 show(page)
                 page.mouse.move(0, 0)
                 page.wait_for_timeout(900)
-                print(save(page.screenshot(), out / f"{name}.png"))
+                print(save(page.screenshot(), out / f"{name}.jpg"))
                 context.close()
         browser.close()
 
 
 def save(screenshot: bytes, path: Path) -> str:
-    """Writes a screenshot with a palette, which keeps it small; photos survive that."""
+    """Writes a screenshot as JPEG with full colour resolution, so that text stays readable."""
     image = Image.open(io.BytesIO(screenshot)).convert("RGB")
-    if image.width > 1000 or image.height > 1200:
-        image.thumbnail((1280, 1200), Image.Resampling.LANCZOS)
-    image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+    image.thumbnail((1280, 1200), Image.Resampling.LANCZOS)
+    image.save(path, quality=88, subsampling=0, optimize=True)
     size = path.stat().st_size
     assert size < MAX_BYTES, f"{path}: {size} bytes are too many for the repository"
     return f"{path}: {image.width} x {image.height}, {size / 1e3:.0f} kB"

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from mllmseg.agent.session import MaskRecord, Session
+from mllmseg.agent.session import MaskRecord
 from mllmseg.demo.conversation import Line, Talk
 from mllmseg.demo.drawing import colours, data_uri
 
@@ -55,7 +55,7 @@ def _message(talk: Talk, line: Line) -> dict[str, Any]:
     records = [record for record in session.masks if record.id in exchange.trace.shown]
     palette = colours(session)
     text = _coloured(exchange.answer, {record.phrase: palette[record.phrase] for record in records})
-    chips = "".join(_chip(session, record, palette[record.phrase]) for record in records)
+    chips = "".join(_chip(record, palette[record.phrase]) for record in records)
     return {"role": "assistant", "content": _bubble(text) + (f'<span class="chips">{chips}</span>' if chips else "")}
 
 
@@ -78,12 +78,11 @@ def _coloured(answer: str, palette: dict[str, int]) -> str:
     return "".join(made)
 
 
-def _chip(session: Session, record: MaskRecord, index: int) -> str:
+def _chip(record: MaskRecord, index: int) -> str:
     state = "" if record.exists else " gone"
     below = "" if record.exists else ", below the threshold"
     share = f" · {record.mask.mean():.1%}" if record.exists else ""
-    hidden = "" if record.id in session.shown or not record.exists else ", hidden"
-    facts = f"P {record.score:.2f}{share}{below}{hidden}"
+    facts = f"P {record.score:.2f}{share}{below}"
     return (
         f'<span class="chip color-{index % NUM_COLOURS}{state}"><b>{plain(record.phrase)}</b> '
         f'<span class="facts">{plain(facts)}</span></span>'
