@@ -22,10 +22,6 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(UV) -e '.[dev]'
 	touch $@
 
-$(VENV)/.demo: $(VENV)/.ready
-	$(UV) -e '.[dev,demo]'
-	touch $@
-
 weights: $(VENV)/.ready  ## fetch the pre-trained weights into the cache (about 210 MB, once)
 	$(BIN)/mllmseg weights fetch
 
@@ -33,8 +29,8 @@ run: weights  ## answer one question about one photo: make run PHOTO=… QUERY="
 	mkdir -p out
 	$(BIN)/mllmseg segment "$(PHOTO)" "$(QUERY)" --overlay out/overlay.png
 
-demo: $(VENV)/.demo weights  ## start the web demo
-	GRADIO_ANALYTICS_ENABLED=False $(BIN)/python demo/app.py
+demo: $(VENV)/.ready  ## start the web demo; missing weights are fetched while its page is open already
+	$(BIN)/python demo/app.py
 
 test: weights  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_PROCESSES) --dist worksteal

@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mllmseg.commands import evaluate
+from mllmseg.commands.bench import bench
+from mllmseg.commands.cache import ConfigArgument, OverridesArgument, cache_app
 from mllmseg.commands.chat import chat
 from mllmseg.commands.data import data_app
+from mllmseg.commands.demo import demo
+from mllmseg.commands.export import export
 from mllmseg.errors import MLLMSegError
 
 if TYPE_CHECKING:
+    from mllmseg.config import TrainConfig
     from mllmseg.structures import Segmentation
 
 app = typer.Typer(
@@ -28,11 +33,15 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(help="Pre-trained weights: list, fetch, verify.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
+app.command("bench")(bench)
 app.command("chat")(chat)
+app.command("demo")(demo)
 app.add_typer(data_app, name="data")
+app.add_typer(cache_app, name="cache")
 app.add_typer(evaluate.predict_app, name="predict")
 app.command("score")(evaluate.score)
 app.add_typer(evaluate.eval_app, name="eval")
+app.command("export")(export)
 
 ProgressOption = Annotated[
     bool | None,
@@ -167,22 +176,26 @@ def segment(
         _show(found, segmenter.timings, [path for path in [overlay, superpixels, *masks] if path])
 
 
-ConfigArgument = Annotated[Path, typer.Argument(help="A training configuration (YAML).", show_default=False)]
-OverridesArgument = Annotated[
-    list[str] | None, typer.Argument(help="Settings to change, as key.sub=value.", metavar="[KEY=VALUE]…")
-]
-
-
 @app.command("train")
 def train(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the configuration's 'out'.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the run needs: parameters, tokens, memory, time. Loads nothing.")
+    ] = False,
+    gpus: Annotated[int | None, typer.Option(min=1, help="For --dry-run: how many GPUs to plan for.")] = None,
+    tflops: Annotated[
+        float | None, typer.Option(min=0.1, help="For --dry-run: the speed of one of them; none: this machine's.")
+    ] = None,
 ) -> None:
     """Train a model; prints the folder of the finished checkpoint."""
     from mllmseg.config import TrainConfig
 
     settings = TrainConfig.from_yaml(config, overrides)
+    if dry_run:
+        _estimate(settings, gpus, tflops)
+        return
     _log_to_stderr()
     from mllmseg.models.allocator import keep_freed_memory
     from mllmseg.train.trainer import Trainer
@@ -193,16 +206,14 @@ def train(
         typer.echo(final)
 
 
-@app.command("cache")
-def cache(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
-    """Compute what the frozen encoders say about a run's photos, ahead of the run; prints the folder."""
-    from mllmseg.config import TrainConfig
+def _estimate(settings: TrainConfig, gpus: int | None, tflops: float | None) -> None:
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from mllmseg.train.estimate import describe, planned_gpus
+    from mllmseg.train.start import initial_model_config
 
-    settings = TrainConfig.from_yaml(config, overrides)
-    _log_to_stderr()
-    from mllmseg.train.trainer import fill_cache
-
-    typer.echo(fill_cache(settings).folder)
+    model = initial_model_config(settings)
+    for line in describe(settings, model, gpus=gpus or planned_gpus(), tflops=tflops):
+        typer.echo(line)
 
 
 def _log_to_stderr() -> None:

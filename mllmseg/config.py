@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args, get_origin
 
 import pydantic
 import yaml
@@ -18,6 +18,7 @@ from mllmseg.registry import did_you_mean
 
 Dtype = Literal["float32", "bfloat16"]
 Precision = Literal["float32", "bfloat16", "float16"]
+Part = Literal["projector", "lora", "head", "mask_decoder"]
 
 
 class Config(pydantic.BaseModel):
@@ -65,16 +66,24 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator:
         raise ConfigError(f"override '{override}' is not of the form key.sub=value")
-    node = values
-    *parents, last = key.split(".")
-    for parent in parents:
-        node = node.setdefault(parent, {})
-        if not isinstance(node, dict):
-            raise ConfigError(f"override '{override}': '{parent}' holds a value, not a section")
     try:
-        node[last] = yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"override '{override}': not a YAML value: {error}") from error
+    node: Any = values
+    *parents, last = key.split(".")
+    for parent in parents:
+        node = node[_place(node, parent, override)] if isinstance(node, list) else node.setdefault(parent, {})
+        if not isinstance(node, dict | list):
+            raise ConfigError(f"override '{override}': '{parent}' holds a value, not a section")
+    node[_place(node, last, override) if isinstance(node, list) else last] = value
+
+
+def _place(items: list[Any], part: str, override: str) -> int:
+    """Which entry of a list an override means, as in `data.sources.0.root=DATA`."""
+    if not part.isdigit() or int(part) >= len(items):
+        raise ConfigError(f"override '{override}': '{part}' is none of the list's {len(items)} entries, 0, 1, …")
+    return int(part)
 
 
 def _explain(error: pydantic.ValidationError, cls: type[Config], source: str) -> str:
@@ -83,6 +92,8 @@ def _explain(error: pydantic.ValidationError, cls: type[Config], source: str) ->
         key = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             lines.append(f"unknown key '{key}': {did_you_mean(str(item['loc'][-1]), _keys_at(cls, item['loc'][:-1]))}")
+        elif not key:  # about several settings together, which the message names
+            lines.append(item["msg"].removeprefix("Value error, "))
         else:
             lines.append(f"'{key}' = {item.get('input')!r}: {item['msg']}")
     return f"{source}: " + "; ".join(lines)
@@ -90,7 +101,11 @@ def _explain(error: pydantic.ValidationError, cls: type[Config], source: str) ->
 
 def _keys_at(cls: type[Config], loc: tuple[int | str, ...]) -> list[str]:
     for part in loc:
-        inner = cls.model_fields[str(part)].annotation if str(part) in cls.model_fields else None
+        if isinstance(part, int):  # an entry of a list of sections
+            continue
+        inner: Any = cls.model_fields[part].annotation if part in cls.model_fields else None
+        if get_origin(inner) is tuple:
+            inner = get_args(inner)[0]
         if not (isinstance(inner, type) and issubclass(inner, Config)):
             break
         cls = inner
@@ -126,9 +141,13 @@ class SuperpixelConfig(Config):
 
 
 class VisionTowerConfig(Config):
-    """Which patch features. `checkpoint`: `mllmseg:<name>`, a folder or hub id, or None for random weights (tests)."""
+    """Which patch features. `checkpoint`: `mllmseg:<name>`, a folder or hub id, or None for random weights (tests).
 
-    name: Literal["dinov2", "sam"] = "dinov2"
+    `host` takes those of a language model that sees (a VLM), whose folder or hub id `checkpoint` repeats: features are
+    cached by this section alone. `patch_size` is then pixels a visual token, after whatever the VLM merges.
+    """
+
+    name: Literal["dinov2", "sam", "host"] = "dinov2"
     checkpoint: str | None = "mllmseg:dinov2s"
     image_size: int = pydantic.Field(518, ge=14)
     patch_size: int = 14
@@ -138,9 +157,9 @@ class VisionTowerConfig(Config):
 
 
 class ProjectorConfig(Config):
-    """How patch features become visual tokens."""
+    """How patch features become visual tokens; `pooled` is for the `host` tower, whose features need no translation."""
 
-    name: Literal["semantic", "mlp", "average", "resampler"] = "semantic"
+    name: Literal["semantic", "mlp", "average", "resampler", "pooled"] = "semantic"
     hidden_size: int = 512
     sspe: bool = True
     ssa: bool = True
@@ -158,9 +177,16 @@ class LoraConfig(Config):
 
 
 class LanguageModelConfig(Config):
-    """Which causal LM. `name`: `mllmseg:<name>`, a folder or a hub id."""
+    """Which language model: a causal LM or a VLM. `name`: `mllmseg:<name>`, a folder or a hub id.
+
+    `dtype`: of its frozen weights as they are loaded. `quantization`: of its linear layers, by bitsandbytes.
+    `chat_template`: in the place of the tokenizer's own (Jinja).
+    """
 
     name: str = "mllmseg:smollm2"
+    dtype: Dtype = "float32"
+    quantization: Literal["none", "nf4", "int8"] = "none"
+    chat_template: str | None = None
     lora: LoraConfig = LoraConfig()
     system_prompt: str = "You answer questions about a picture and point at things in it."
 
@@ -181,7 +207,11 @@ class HeadConfig(Config):
 
 
 class ModelConfig(Config):
-    """The whole model; saved as `config.yaml` beside each checkpoint."""
+    """The whole model; saved as `config.yaml` beside each checkpoint.
+
+    `trainable`: the parts that training may change, which are what a checkpoint holds (`lora` with the rows of the new
+    tokens). With `mask_decoder`, answers are decoded by a copy of SAM's; superpixels keep the original.
+    """
 
     sam: SamConfig = SamConfig()
     superpixels: SuperpixelConfig = SuperpixelConfig()
@@ -189,24 +219,74 @@ class ModelConfig(Config):
     projector: ProjectorConfig = ProjectorConfig()
     language_model: LanguageModelConfig = LanguageModelConfig()
     head: HeadConfig = HeadConfig()
+    trainable: tuple[Part, ...] = ("projector", "lora", "head")
+
+    @pydantic.model_validator(mode="after")
+    def _parts_go_together(self) -> Self:
+        tower, name = self.vision_tower, self.language_model.name
+        if tower.name == "host" and tower.checkpoint != name:
+            raise ValueError(
+                f"vision_tower.checkpoint is {tower.checkpoint!r}, but the 'host' tower is that of "
+                f"language_model.name, {name!r}: write the same in both"
+            )
+        if self.projector.name == "pooled" and tower.name != "host":
+            raise ValueError(
+                "projector.name is 'pooled', which needs features in the language model's own space: "
+                f"vision_tower.name must be 'host', not '{tower.name}'"
+            )
+        return self
+
+
+class SourceConfig(Config):
+    """One source of training data.
+
+    Attributes:
+        name: `coco-mini`; a referring dataset as `NAME:SPLIT`, such as `refcoco:train`; `jsonl:FILE`, `vqa:FILE`,
+            `captions:FILE`, or `webdataset:FILES` (docs/training.md).
+        root: where it lies; None for `data.root`.
+        weight: how often it is drawn, relative to the other sources.
+        photos: at most so many of its images; None for all.
+        stages: which stages draw from it; empty for all that it has something for.
+    """
+
+    name: str
+    root: str | None = None
+    weight: float = pydantic.Field(1.0, gt=0)
+    photos: int | None = pydantic.Field(None, ge=1)
+    stages: tuple[Literal["align", "instruct", "point", "refine"], ...] = ()
+
+
+class ValidationConfig(Config):
+    """What is validated on: a dataset by name, as `mllmseg predict --data` takes it, and the folder it lies in."""
+
+    name: str
+    root: str | None = None
 
 
 class DataConfig(Config):
-    """What training reads.
+    """What training reads: `sources`, in proportion to their weights, `root` for those that name no folder.
 
-    `photos` limits how many are used: those with human masks come first. Every `holdout_every`-th of them is kept out
-    of training, to fit the calibration on (0: none). `flip` is the chance that a sample is mirrored, features and boxes
-    alike, before sentences are made about it.
+    How many questions an image gets at a visit: of coco-mini `positives`, `negatives` and `human_queries`; of other
+    data at most `queries` sentences or conversations; at most `captions` of either. `flip` is the chance that an image
+    is mirrored, features and masks alike; then nothing is said that names a side.
+
+    Every `holdout_every`-th image of a source with sentences is kept out of training, to fit the calibration on (0:
+    none). `on_bad_sample`: whether a damaged image or label ends the run, or is left out, counted and reported.
+
+    `validation` is a dataset with sentences to validate on, such as `refcoco:val`, `jsonl:FILE` or `coco-mini:val`.
     """
 
-    root: str
-    photos: int | None = None
+    sources: tuple[SourceConfig, ...] = pydantic.Field((SourceConfig(name="coco-mini"),), min_length=1)
+    root: str | None = None
     holdout_every: int = pydantic.Field(20, ge=0)
+    queries: int = pydantic.Field(8, ge=1)
     positives: int = 6
     negatives: int = 4
     human_queries: int = 3
     captions: int = 1
     flip: float = pydantic.Field(0.0, ge=0, le=1)
+    on_bad_sample: Literal["raise", "skip"] = "raise"
+    validation: ValidationConfig | None = None
 
 
 class LearningRateScale(Config):
@@ -272,12 +352,16 @@ class EngineConfig(Config):
 class TrainConfig(Config):
     """A training run. `model` is a `ModelConfig` file, `cache` and `out` are folders.
 
+    `init` is a trained checkpoint to start from: a folder, a hub id, or `mllmseg:tiny`, the model inside the package.
+    Its own settings are the model's, so `model` is left out then.
+
     Stages: `align` (visual tokens and lexicon to words), `instruct` (everything), `point` (the head, on what the
     language model says by then), `refine` (SAM's prompt). `masks_per_photo`: how many [SEG] of a photo go through SAM's
     mask decoder in a step of `instruct` (0: none) and `refine` (at least one); all train the pointer.
     """
 
-    model: str
+    model: str | None = None
+    init: str | None = None
     data: DataConfig
     cache: str
     out: str
@@ -290,6 +374,7 @@ class TrainConfig(Config):
     precision: Precision = "bfloat16"
     engine: EngineConfig = EngineConfig()
     seed: int = 0
+    loggers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ("tensorboard",)
     max_loss: float = pydantic.Field(1e4, gt=0)  # above it, or where it is not finite, the run stops
     log_every: int = pydantic.Field(20, ge=1)
     val_every: int = pydantic.Field(500, ge=1)
@@ -297,13 +382,22 @@ class TrainConfig(Config):
     checkpoint_every: int = pydantic.Field(250, ge=1)
     keep_checkpoints: int = pydantic.Field(2, ge=1)
     cache_workers: int = pydantic.Field(2, ge=1)
+    data_workers: int = pydantic.Field(2, ge=0)  # threads that read samples ahead; 0: each when it is needed
+    cache_embeddings: bool = True  # masks and validation read SAM's image embeddings; the cache is a third without
+
+    @pydantic.model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.model is None) == (self.init is None):
+            raise ValueError("give either 'model', settings to train from scratch, or 'init', a trained checkpoint")
+        return self
 
 
 class EvalConfig(Config):
     """One evaluation: predictions of each mode, their scores, and a report, in the folder `out`.
 
     `dataset` is NAME or NAME:SPLIT below `data_root`, or `jsonl:FILE` with images below `image_root`; `checkpoint` a
-    folder or hub id, None for the model inside the package; `scorers` names, none for all.
+    folder or hub id, None for the model inside the package; `scorers` names, none for all; `baselines` answer without
+    a model, to be held against it.
     """
 
     dataset: str
@@ -312,6 +406,7 @@ class EvalConfig(Config):
     checkpoint: str | None = None
     out: str
     modes: tuple[Literal["scored", "free", "teacher"], ...] = pydantic.Field(("scored", "teacher"), min_length=1)
+    baselines: tuple[Literal["whole-image", "largest-superpixel"], ...] = ()
     scorers: tuple[str, ...] = ()
     threshold: float = pydantic.Field(0.5, ge=0, le=1)
     device: str = "auto"

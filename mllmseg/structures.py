@@ -7,7 +7,7 @@ to the valid window (stride 4 of the 1024-pixel SAM input), C channels, D LLM wi
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 import torch
 from torch import Tensor
@@ -27,6 +27,16 @@ class Movable:
                 moved = value.to(*args, **kwargs)
                 changes[item.name] = moved if value.is_floating_point() else moved.to(value.dtype)
         return replace(self, **changes)  # type: ignore[type-var]
+
+
+class TowerInput(TypedDict):
+    """What a vision tower wants to see, as keywords of `preprocess`, which says what they mean."""
+
+    tower_size: int | None
+    patch_size: int
+    square: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -134,10 +144,18 @@ class VisualTokens(Movable):
         tokens: `[T, D]` one row per image placeholder.
         assignment: `[S, T]` rows sum to 1: how each superpixel is made of tokens (identity for `semantic`), so that
             what the language model makes of the tokens can be read back per superpixel.
+        deepstack: `[T, k * D]` what some VLMs add to the hidden states of these tokens after each of their first k
+            layers; None for all others.
     """
 
     tokens: Tensor
     assignment: Tensor
+    deepstack: Tensor | None = None
+
+    @property
+    def embeddings(self) -> Tensor:
+        """`[T, (1 + k) * D]`: all that the language model reads, which is `tokens` where there is no DeepStack."""
+        return self.tokens if self.deepstack is None else torch.cat([self.tokens, self.deepstack], dim=1)
 
 
 @dataclass(frozen=True)

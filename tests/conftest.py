@@ -6,7 +6,7 @@ Heavy libraries are imported inside, so that the tests of the command line stay 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,46 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 FEATURE_SIZE = 16
+CAUSAL_FAMILIES = ("llama", "qwen2", "qwen3")
+_VIT = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 56,
+    "patch_size": 14,
+}
+_QWEN_VIT = {
+    "depth": 2,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_heads": 2,
+    "out_hidden_size": 32,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
+_MROPE = {"rope_type": "default", "rope_theta": 10000.0}
+# What VLMs differ in: their own settings, those of the text and those of the vision model.
+VLM_FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "llava": ({}, {"model_type": "llama"}, _VIT | {"model_type": "clip_vision_model"}),
+    "qwen2_5_vl": (
+        {},
+        {"model_type": "qwen2_5_vl_text", "rope_parameters": _MROPE | {"mrope_section": [1, 1, 2]}},
+        _QWEN_VIT | {"patch_size": 14, "fullatt_block_indexes": [1], "window_size": 56},
+    ),
+    "qwen3_vl": (
+        {},
+        {"model_type": "qwen3_vl_text", "head_dim": 8, "rope_parameters": _MROPE | {"mrope_section": [2, 1, 1]}},
+        _QWEN_VIT | {"patch_size": 14, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 16},
+    ),
+    "idefics3": ({"scale_factor": 2}, {"model_type": "llama"}, _VIT),
+    "smolvlm": ({"scale_factor": 2}, {"model_type": "llama"}, _VIT),
+    "internvl": (
+        {"downsample_ratio": 0.5, "tie_word_embeddings": True},
+        {"model_type": "qwen2"},
+        _VIT | {"image_size": [56, 56], "patch_size": [14, 14]},
+    ),
+}
 
 
 def _save_tokenizer(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE) -> int:
@@ -67,6 +107,63 @@ def _save_language_model(folder: Path, *, family: str = "llama", **changes: Any)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **(settings | changes)))
     model.save_pretrained(folder)
     return folder
+
+
+def _save_vlm(folder: Path, family: str) -> Path:
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText, CLIPImageProcessorPil, Qwen2VLImageProcessorPil
+
+    own, text, vision = VLM_FAMILIES[family]
+    sizes = {
+        "vocab_size": _save_tokenizer(folder),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(family, text_config=sizes | text, vision_config=vision, **own)
+        model = AutoModelForImageTextToText.from_config(config)
+    model.save_pretrained(folder)
+    kind = Qwen2VLImageProcessorPil if "spatial_merge_size" in vision else CLIPImageProcessorPil
+    kind(image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.4]).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def save_vlm() -> Callable[[Path, str], Path]:
+    """`(folder, family)` saves a random VLM of two layers with the tokenizer of bytes and an image processor."""
+    return _save_vlm
+
+
+@pytest.fixture(scope="session", params=[*CAUSAL_FAMILIES, *VLM_FAMILIES])
+def family_config(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_config: ModelConfig
+) -> ModelConfig:
+    """The whole model on a random host of each family; VLMs with their own eyes."""
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param in CAUSAL_FAMILIES:
+        _save_language_model(folder, family=request.param)
+        changes: dict[str, Any] = {}
+    else:
+        _save_vlm(folder, request.param)
+        vision = VLM_FAMILIES[request.param][2]
+        layers = 1 + len(vision.get("deepstack_visual_indexes", ()))
+        patch = 14 if request.param == "llava" else 28
+        changes = {
+            "vision_tower": VisionTowerConfig(
+                name="host", checkpoint=str(folder), image_size=56, patch_size=patch, hidden_size=32 * layers,
+                dtype="float32",
+            ),
+            "projector": ProjectorConfig(name="pooled", hidden_size=16),
+        }  # fmt: skip
+    language_model = tiny_config.language_model.model_copy(update={"name": str(folder)})
+    return tiny_config.model_copy(update={"language_model": language_model, **changes})
 
 
 @pytest.fixture(scope="session")
@@ -123,6 +220,18 @@ def tiny_config(language_model: Path) -> ModelConfig:
         ),
         head=HeadConfig(hidden_size=32, num_layers=1, num_heads=4),
     )
+
+
+@pytest.fixture(scope="module")
+def one_sam() -> Iterator[None]:
+    """One random SAM for every model of the module: a loaded one must have that of the saved, which is not saved."""
+    from mllmseg.models import build
+    from mllmseg.models.sam import build_sam
+
+    sam = build_sam(SamConfig(checkpoint=None, dtype="float32"), None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "build_sam", lambda config, path: sam)
+        yield
 
 
 @pytest.fixture(scope="session")

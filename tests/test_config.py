@@ -33,11 +33,17 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
 
 def test_overrides_are_yaml_values_and_the_last_one_counts(path: Path) -> None:
     config = TrainConfig.from_yaml(
-        path, ["seed=3", "seed=4", "data.photos=null", "align.learning_rate=1e-2", "losses.text=0.5", "out=a=b"]
+        path, ["seed=3", "seed=4", "data.root=null", "align.learning_rate=1e-2", "losses.text=0.5", "out=a=b"]
     )
-    assert (config.seed, config.data.photos, config.align.learning_rate, config.losses.text) == (4, None, 0.01, 0.5)
+    assert (config.seed, config.data.root, config.align.learning_rate, config.losses.text) == (4, None, 0.01, 0.5)
     assert config.out == "a=b"
     assert config.losses.mask_bce == TrainConfig.from_yaml(path).losses.mask_bce
+
+
+def test_an_override_reaches_into_a_list(path: Path) -> None:
+    path.write_text(TRAIN.replace("{root: d}", "{sources: [{name: coco-mini}, {name: 'vqa:a.json'}]}"))
+    config = TrainConfig.from_yaml(path, ["data.sources.1.root=images", "data.sources.1.weight=2.5"])
+    assert [(item.root, item.weight) for item in config.data.sources] == [(None, 1.0), ("images", 2.5)]
 
 
 def test_an_override_may_hold_a_whole_section(path: Path) -> None:
@@ -54,10 +60,14 @@ def test_an_override_may_hold_a_whole_section(path: Path) -> None:
         ("seed", "override 'seed' is not of the form key.sub=value"),
         ("seed.more=1", "'seed' holds a value, not a section"),
         ("seed={", "not a YAML value"),
+        ("data.sources.1.name=x", "'1' is none of the list's 1 entries"),
+        ("data.sources.name=x", "'name' is none of the list's 1 entries"),
+        ("data.sources.0.weigth=2", "unknown key 'data.sources.0.weigth': did you mean 'weight'?"),
+        ("data.sources=[]", "'data.sources' = []: Tuple should have at least 1 item"),
     ],
 )
 def test_a_bad_override_is_explained(path: Path, override: str, problem: str) -> None:
-    path.write_text(TRAIN + "seed: 0\n")
+    path.write_text(TRAIN.replace("{root: d}", "{root: d, sources: [{name: coco-mini}]}") + "seed: 0\n")
     with pytest.raises(ConfigError) as caught:
         TrainConfig.from_yaml(path, [override])
     assert problem in str(caught.value)

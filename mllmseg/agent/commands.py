@@ -1,174 +1,41 @@
-"""What can be said but for edits: commands, questions, places, follow-ups, in the order in which they are tried."""
+"""What can be said about the picture: places, follow-ups, things, in the order of trying. Questions come before."""
 
 from __future__ import annotations
 
 import re
 
-from mllmseg.agent.grammar import EXCEPT, NOTHING_MEANT, Builder, Match, Rules, split_things
-from mllmseg.agent.phrases import parse_phrase, parse_place, plural
-
-HELP = (
-    "Name what you look for (“the dog and the red ball”), leave things out (“everything except the people”), count "
-    "(“how many cars are there?”), go on from there (“only the left one”, “not that one”), edit (“blur the "
-    "background”, “make the car blue”, “remove the bottle”), measure (“how big is it?”), or ask for a place (“the free "
-    "space left of the car”)."
-)
+from mllmseg.agent.grammar import EVERYTHING_EXCEPT, EXCEPT, NOTHING_MEANT, Builder, Match, Rules
+from mllmseg.agent.phrases import end_of, parse_phrase, parse_place
 
 RULES = Rules()
 
 
-@RULES.on(r"undo(?: (?:that|it|this|the last (?:one|step)))?|(?:take|go) (?:that |it )?back|revert(?: that| it)?")
-def undo(_: Builder, __: Match) -> str:
-    """Back to before the last message."""
-    return "undo"
+@RULES.on(r"which (?:one )?of (?:them|these|those|the \w+) (?:is|are) (?P<what>.+)")
+def which_of_these(builder: Builder, match: Match) -> str:
+    """One of those that were found."""
+    return builder.clause(f"the one {match['what']}") if builder.focus else ""
 
 
-@RULES.on(r"reset|start over|start again|restore(?: the)?(?: original)?(?: picture| image)?|undo (?:all|everything)")
-def reset(_: Builder, __: Match) -> str:
-    """Without masks and edits."""
-    return "reset"
+@RULES.on(r"neither (?P<one>.+?) nor (?P<other>.+)")
+def neither(builder: Builder, match: Match) -> str:
+    """All but two things."""
+    builder.show.append(builder.combine("complement", [*builder.target(match["one"]), *builder.target(match["other"])]))
+    return "show"
 
 
-@RULES.on(r"(?:hide|clear)(?: (?:it|them|that|everything|all|(?:all |the |all the )?masks?))?")
-def hide(_: Builder, __: Match) -> str:
-    """Nothing is shown."""
-    return "hide"
-
-
-@RULES.on(r"(?:yes|yeah|yep|sure|ok|okay|do it|go ahead|show (?:it|that|them|me)(?: anyway)?)(?: please)?")
-def accept(builder: Builder, _: Match) -> str:
-    """What was offered."""
-    return "accept" if builder.context.offered else ""
-
-
-@RULES.on(
-    r"no|nope|no thanks?|no,? thank you|never ?mind|great|nice|ok|okay|yes|cool",
-    r"thanks?(?: you)?(?: very much| a lot)?",
-)
-def agree(builder: Builder, _: Match) -> str:
-    """Politeness."""
-    return builder.say("All right. Ask for anything else in the picture.")
-
-
-@RULES.on(r"(?:hi|hello|hey|good (?:morning|day|evening)|hallo|bonjour|hola)(?: there| you)?(?:,? how are you)?")
-def greet(builder: Builder, _: Match) -> str:
-    """A greeting."""
-    return builder.say("Hello! " + HELP)
-
-
-@RULES.on(r"help(?: me)?|what can (?:you|i) (?:do|say|ask).*|how does (?:this|it) work|who are you|what are you")
-def explain_yourself(builder: Builder, _: Match) -> str:
-    """What can be said."""
-    return builder.say("I find things in a picture and show them as masks. " + HELP)
-
-
-@RULES.on(r"(?:good)?bye.*|see you.*")
-def part(builder: Builder, _: Match) -> str:
-    """A farewell."""
-    return builder.say("Goodbye!")
-
-
-@RULES.on(
-    r"are you (?:really |quite |absolutely )?sure(?: (?:about|that|of).*)?",
-    r"really|check (?:it|that|this|again)|verify.*",
-)
-def doubt(builder: Builder, _: Match) -> str:
-    """Whether what was found is what was asked for."""
-    return _verify(builder, None)
-
-
-@RULES.on(
-    r"(?:is|are) (?:it|that|this|they|those|these) (?:really |actually )?(?!photo|picture|image|taken)(?P<what>.+)",
-)
-def question_identity(builder: Builder, match: Match) -> str:
-    """Whether what was found is something else: "is that a cat"."""
-    return _verify(builder, match["what"]) if builder.focus else ""
-
-
-def _verify(builder: Builder, query: str | None) -> str:
-    if not builder.focus:
-        return builder.say(NOTHING_MEANT)
-    for name in builder.focus:
-        builder.add("verify", mask=name, **({"query": query} if query else {}))
-    builder.show += builder.focus
-    return "verify"
-
-
-@RULES.on(
-    r"(?:how many|count|(?:what is |what's |tell me )?the number of)(?: of)? (?P<what>.+?)"
-    r"(?: (?:are|is|do|can) (?:there|you|we|i|here|visible|in).*)?"
-)
-def count(builder: Builder, match: Match) -> str:
-    """How many things of a kind."""
-    what = match["what"]
-    if re.fullmatch(r"(?:are|is) (?:there|here)|them|these|those|it", what, re.IGNORECASE) and builder.focus:
-        names = list(builder.focus)
-    else:
-        names = [_all_of(builder, item) for item in split_things(what)]
-    return _measure(builder, names, "count")
-
-
-@RULES.on(r"(?:are there |is there )?more (?P<one>.+?) (?:than|or) (?P<other>.+)")
-def count_both(builder: Builder, match: Match) -> str:
-    """Which are more."""
-    return _measure(builder, [_all_of(builder, match["one"]), _all_of(builder, match["other"])], "count")
-
-
-def _all_of(builder: Builder, text: str) -> str:
-    """A mask of all things of a kind: "dogs" is "the dogs", "red car" "the red cars"."""
-    text = re.sub(r"^(?:all|every|each)\s+(?:of\s+)?(?:the\s+)?", "", text.strip(), flags=re.IGNORECASE)
-    phrase = parse_phrase(text)
-    text = text.replace(phrase.noun, plural(phrase.noun), 1) if phrase.noun.isascii() else text
-    return builder.union(text if phrase.determiner or not phrase.noun.isascii() else f"the {text}")
-
-
-@RULES.on(
-    r"how (?:big|large|tall|wide|high|long) (?:is|are) (?P<what>.+)",
-    r"(?:what(?: is|'s) )?the (?:size|area|box|colou?r) of (?P<what>.+)",
-    r"measure (?P<what>.+)",
-    r"(?:what|which|how much) ?(?:share|part|fraction|percentage|percent|area)?(?: of the (?:picture|image|photo))?"
-    r" (?:is|are|does|do) (?P<what>.+?) (?:cover|covered|take up|fill|occupy)",
-    r"what colou?r (?:is|are|does) (?P<what>.+?)(?: have)?",
-)
-def measure(builder: Builder, match: Match) -> str:
-    """Size, place and colour."""
-    names = builder.target(match["what"])
-    return _measure(builder, names, "measure")
-
-
-def _measure(builder: Builder, names: list[str], intent: str) -> str:
-    for name in names:
-        builder.add("measure", mask=name)
-    builder.show += names
-    return intent
-
-
-@RULES.on(
-    r"(?:how far(?: apart| away)? (?:is|are) |(?:what is |what's )?the distance (?:between |from ))"
-    r"(?P<one>.+?) (?:from|to|and) (?P<other>.+?)(?: apart)?"
-)
-def distance(builder: Builder, match: Match) -> str:
-    """How far two things are apart."""
-    one, other = builder.union(match["one"]), builder.union(match["other"])
-    builder.add("measure", mask=one, to=other)
-    builder.show += [one, other]
-    return "distance"
-
-
-@RULES.on(
-    r"(?:is|are) there (?:also )?(?P<what>.+?)(?: anywhere| visible| to be seen)?",
-    r"(?:do|can) you (?:also )?(?:see|find|spot) (?P<what>.+?)(?: anywhere)?",
-    r"does (?:it|this|the (?:picture|image|photo)) (?:show|contain|have) (?P<what>.+)",
-)
-def exists(builder: Builder, match: Match) -> str:
-    """Whether there is something."""
-    builder.show_target(match["what"])
-    return "exists"
+@RULES.on(r"(?P<what>.+?),? but only (?P<some>.+)")
+def narrowed(builder: Builder, match: Match) -> str:
+    """Some of a kind."""
+    builder.topic = match["what"]
+    builder.show_target(match["some"])
+    return "show"
 
 
 @RULES.on(
     r"where (?:can|could|should|may|might|do) (?:i|we|you|one|it|she|he|they) \w+(?: \w+){0,4}?,? ?(?P<place>"
     r"(?:(?:to |on )the )?(?:left|right) of .+|(?:above|below|between|around|near|next to|beside|under) .+)",
+    r"(?:put|place|hang|set|lay|draw|add|write) (?:an? |the |some )?\w+(?: \w+)?? (?P<place>(?:(?:to |on )?the )?"
+    r"(?:left|right) of .+|(?:above|below|between|around|near|next to|beside|under) .+)",
     r"(?:go|move|drive|walk|navigate|fly|put it|place it|park)(?: to)? (?P<place>.+)",
 )
 def go(builder: Builder, match: Match) -> str:
@@ -185,9 +52,32 @@ def free_space(builder: Builder, match: Match) -> str:
     return _where(builder, match["place"]) if parse_place(match["place"]) else ""
 
 
+_NAMED_PLACE = re.compile(
+    r"(?:the|some|any|free|empty|open|clear|unoccupied|space|room|spot|gap|area)\b", re.IGNORECASE
+)
+
+
 def _where(builder: Builder, query: str) -> str:
-    builder.show.append(builder.add("where", query=builder.spelled_out(query)))
+    # "left of it" is a place without a noun: with one, "it" can be spelled out.
+    named = query if _NAMED_PLACE.match(query) else f"the place {query}"
+    builder.show.append(builder.add("where", query=builder.spelled_out(named if parse_place(named) else query)))
     return "where"
+
+
+@RULES.on(
+    r"the (?P<side>left|right|leftmost|rightmost|top|topmost|upper|bottom|lower|lowest)(?:most)?(?: one)?",
+    r"the one (?:on|at|to) the (?:far |very )?(?P<side>left|right|top|bottom)",
+)
+def one_of_these(builder: Builder, match: Match) -> str:
+    """One of several that were found before."""
+    several = len(builder.focus) > 1 or parse_phrase(builder.topic).plural
+    told = end_of(parse_phrase(f"the {match['side']} one"))
+    if not builder.focus or not several or told is None:
+        return ""
+    query = builder.spelled_out(match[0])
+    builder.show[:] = [builder.add("pick", mask=builder.one(builder.focus), end=told[0], query=query)]
+    builder.topic = query
+    return "show"
 
 
 @RULES.on(
@@ -200,8 +90,35 @@ def others(builder: Builder, _: Match) -> str:
     noun = parse_phrase(builder.topic).noun
     if not builder.focus or not noun:
         return builder.say(NOTHING_MEANT)
-    every = builder.add("segment", query=f"the {plural(noun)}")
-    builder.show.append(builder.combine("difference", [every, *builder.context.focus]))
+    builder.show.append(builder.others(noun))
+    return "show"
+
+
+@RULES.on(r"(?:the |my |its )?other (?P<what>.+)")
+def other(builder: Builder, match: Match) -> str:
+    """Another of the kind that is named."""
+    phrase = parse_phrase(match["what"])
+    if not builder.focus or phrase.tails or phrase.adjectives:
+        return ""
+    builder.show.append(builder.others(phrase.noun))
+    return "show"
+
+
+@RULES.on(r"not (?:that|this|it|these|those|him|her|them)(?: ones?)?,? (?:but|rather|instead)?,? ?(?P<what>.+)")
+def rather(builder: Builder, match: Match) -> str:
+    """Something else than what was found."""
+    builder.show[:] = []
+    builder.show_target(match["what"])
+    return "show"
+
+
+@RULES.on(r"(?:(?:show |give )?(?:me )?)?(?:both|all)(?: of (?:it|them|these|those))?(?: together)?")
+def both(builder: Builder, _: Match) -> str:
+    """What was found now and before."""
+    names = [*builder.context.before, *builder.context.focus]
+    if not names:
+        return ""
+    builder.show += [name for name in dict.fromkeys(names) if name not in builder.show]
     return "show"
 
 
@@ -240,12 +157,26 @@ def overlap(builder: Builder, match: Match) -> str:
 
 @RULES.on(
     r"(?:what|how) about (?P<what>.+)",
+    r"which (?:one )?(?:is|are) (?P<what>(?:the|my|your) .+)",
+    r"there(?:'s| is| are) (?P<what>(?:an?|some) .+?)(?: somewhere)?",
     r"(?:segment|find|show(?: me)?|mark|outline|select|locate|point (?:at|to|out)|where(?: is| are|'s)|look for|"
     r"i(?: a|')m looking for|detect|give me|mask|see)(?: (?:a |the )?masks? (?:of|for))? (?P<what>.+)",
+    # The same in four other languages; what is asked for is looked for as it stands.
+    r"[¿¡]?(?:wo (?:ist|sind)|zeig(?:e)?(?: mir)?|finde|suche|où (?:est|sont)|montre(?:z)?(?:[- ]moi)?|trouve(?:z)?|"
+    r"d[oó]nde est[áa]n?|mu[ée]stra(?:me)?|encuentra|busca|dov'è|dove (?:è|sono)|mostra(?:mi)?|trova) (?P<what>.+)",
 )
 def show(builder: Builder, match: Match) -> str:
     """Show something."""
     builder.show_target(match["what"])
+    return "show"
+
+
+@RULES.on(r"what(?:ever)? (?:is|are)(?: not|n't) .+")
+def what_is_not(builder: Builder, match: Match) -> str:
+    """No question: "what is not the car" is everything except it."""
+    if not EVERYTHING_EXCEPT.fullmatch(match[0]):
+        return ""
+    builder.show_target(match[0])
     return "show"
 
 

@@ -44,7 +44,7 @@ def grey(builder: Builder, match: Match) -> str:
 
 @EDIT_RULES.on(
     r"(?:cut ?out|extract|crop out|isolate|keep only|keep) (?P<what>.+)",
-    r"cut (?P<what>.+) out",
+    r"cut (?P<what>.+) out(?: of (?:it|(?:the|this) (?:picture|image|photo)))?",
 )
 def cut_out(builder: Builder, match: Match) -> str:
     """Everything else transparent."""
@@ -58,7 +58,7 @@ def remove(builder: Builder, match: Match) -> str:
 
 
 @EDIT_RULES.on(
-    rf"(?:make|paint|colou?r|recolou?r|turn|dye) (?P<what>.+?) (?:in(?:to)? |to )?{_COLOUR}",
+    rf"(?:make|paint|colou?r|recolou?r|turn|dye) (?P<what>.+?) (?:look )?(?:in(?:to)? |to )?{_COLOUR}",
     rf"(?:change|set) the colou?r of (?P<what>.+?) (?:in)?to {_COLOUR}",
 )
 def recolour(builder: Builder, match: Match) -> str:
@@ -66,10 +66,25 @@ def recolour(builder: Builder, match: Match) -> str:
     return _edit(builder, match["what"], "recolour", match["colour"])
 
 
-@EDIT_RULES.on(rf"highlight (?P<what>.+?)(?: (?:in|with) {_COLOUR})?")
+@EDIT_RULES.on(
+    rf"highlight (?P<what>.+?)(?: (?:in|with) {_COLOUR})?",
+    rf"(?:mark|outline|shade) (?P<what>.+?) (?:in|with) {_COLOUR}",
+)
 def highlight(builder: Builder, match: Match) -> str:
     """Marked in the picture itself."""
     return _edit(builder, match["what"], "highlight", match["colour"])
+
+
+_BARE: dict[str, str] = {
+    "blur": "blur", "gray": "grey", "grey": "grey", "cut": "cut_out", "cutout": "cut_out", "extract": "cut_out",
+    "isolate": "cut_out", "remove": "remove", "erase": "remove", "delete": "remove", "highlight": "highlight",
+}  # fmt: skip
+
+
+@EDIT_RULES.on(rf"(?P<verb>{'|'.join(_BARE)})(?: out)?")
+def bare(builder: Builder, match: Match) -> str:
+    """An edit of what is talked about."""
+    return _edit(builder, "it", _BARE[match["verb"].lower()])
 
 
 # What an operation becomes when it is asked for of "the background", "the rest" or "everything except".

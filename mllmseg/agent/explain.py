@@ -1,12 +1,24 @@
-"""Why nothing fits: which part of a sentence fails, and what comes closest."""
+"""Whether what was found is what was asked; where nothing fits, which part of a sentence fails, what comes closest."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from mllmseg.agent.phrases import COLOUR_WORDS, Phrase, Relaxed, Tail, is_plural, parse_phrase, relaxations, singular
-from mllmseg.agent.schemas import Found, Measurement, Result
+from mllmseg.agent.phrases import (
+    COLOUR_WORDS,
+    Phrase,
+    Relaxed,
+    Tail,
+    contrasts,
+    end_of,
+    is_plural,
+    parse_phrase,
+    relaxations,
+    singular,
+)
+from mllmseg.agent.schemas import Found, Measurement, Result, Verdict
 from mllmseg.agent.tools import Call
 from mllmseg.data.words import is_mass, with_article
 
@@ -48,6 +60,70 @@ def explain(query: str) -> Generator[Call, Result, Explanation]:
     return Explanation(f"I see {nothing(query)} here.")
 
 
+def examine(
+    query: str, found: Found, *, one_of_several: bool = False
+) -> Generator[Call, Result, tuple[Found, Explanation | None]]:
+    """Whether what was found is what was asked; at most four calls of tools, which it yields.
+
+    Sides are looked up in the masks themselves: models tell left from right badly. Colours are looked up in the pixels.
+
+    Args:
+        query: the phrase that was asked for.
+        found: the mask that the model made of it.
+        one_of_several: there are several of the kind, whatever the mask of all looks like.
+
+    Returns:
+        The mask that is meant, and what speaks against it, None where nothing does.
+    """
+    phrase = parse_phrase(query)
+    checked = query
+    if told := end_of(phrase):
+        end, kind = told
+        every = yield Call("segment", {"query": kind})
+        if isinstance(every, Found) and every.exists:
+            alike = _alike(found, every)
+            arguments = {"mask": every.mask, "end": end, "query": query, "apart": not (one_of_several and alike)}
+            one = yield Call("pick", arguments)
+            if isinstance(one, Found) and one.exists:
+                found, checked = one, kind
+            elif alike and one_of_several:  # to leave out what may be all of them would leave nothing
+                return found, Explanation(f"I cannot tell {query} from the others.")
+            elif alike and _in_the_way(phrase, every.place):
+                there = f"There {_is(phrase, Relaxed(phrase.bare, ()))}"
+                tail = next(tail.text for tail in phrase.tails if tail.kind == "place")
+                text = f"{there}, but none {tail}: it is {_in_place(every.place)}."
+                return found, Explanation(text, found.mask, phrase.bare)
+    if not contrasts(parse_phrase(checked)):
+        return found, None
+    verdict = yield Call("verify", {"mask": found.mask, "query": checked, "closely": False})
+    assert isinstance(verdict, Verdict)
+    if verdict.colour:
+        said = next(word for word in phrase.adjectives if word.lower() in COLOUR_WORDS)
+        text = f"There {_is(phrase, Relaxed(phrase.without(said), ()))}, but it is {verdict.colour}, not {said}."
+        return found, Explanation(text, found.mask, phrase.without(said))
+    if verdict.rival:
+        return found, contradicted(query, verdict.rival, found.mask)
+    return found, None
+
+
+def _alike(first: Found, second: Found) -> bool:
+    """Whether two masks are about the same, as far as size and place tell."""
+    near = all(abs(one - other) <= 0.1 * max(first.box[2:]) for one, other in zip(first.box, second.box, strict=True))
+    return near and abs(first.share - second.share) <= 0.2 * max(first.share, second.share)
+
+
+def _in_the_way(phrase: Phrase, place: str) -> bool:
+    """Whether "the man on the right" is at the left: "the rightmost man" may well be there."""
+    words = [word for tail in phrase.tails if tail.kind == "place" for word in tail.text.lower().split()]
+    return any(contrary in words for word in place.split() for contrary in _CONTRARY.get(word, ()))
+
+
+_CONTRARY = {
+    "left": ("right",), "right": ("left",), "top": ("bottom",), "upper": ("bottom",), "bottom": ("top",),
+    "lower": ("top",),
+}  # fmt: skip
+
+
 def contradicted(query: str, rival: str, mask: str) -> Explanation:
     """For a thing that was found but is something else: "the red laptop" is rather "the purple laptop"."""
     phrase = parse_phrase(query)
@@ -57,11 +133,21 @@ def contradicted(query: str, rival: str, mask: str) -> Explanation:
     return Explanation(text, mask, rival)
 
 
+# Articles that tell a phrase in another language: "no der Hund" would be no sentence.
+_FOREIGN = frozenset(
+    ["der", "die", "das", "den", "ein", "eine", "einen", "le", "la", "les", "un", "une", "el", "los", "las", "una"]
+)
+
+
 def nothing(phrase: str) -> str:
     """Words for a missing thing: for "the red car" they are "no red car"."""
     parsed = parse_phrase(phrase)
     words = [*parsed.adjectives, parsed.noun, *(tail.text for tail in parsed.tails)]
-    return f"no {' '.join(words)}" if parsed.noun.isascii() else f"nothing that is “{phrase}”"
+    plain = (
+        re.fullmatch(r"[a-z0-9][a-z0-9' -]*", parsed.noun, re.IGNORECASE)
+        and parsed.noun.split()[0].lower() not in _FOREIGN
+    )
+    return f"no {' '.join(words)}" if plain else f"nothing that is “{phrase}”"
 
 
 def _is(phrase: Phrase, relaxed: Relaxed) -> str:

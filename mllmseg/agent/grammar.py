@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mllmseg.agent.phrases import COLOUR_WORDS, PRONOUNS, is_plural, parse_phrase, plural, singular
+from mllmseg.agent.phrases import COLOUR_WORDS, PRONOUNS, build, is_plural, parse_phrase, plural, singular
 from mllmseg.agent.tools import Call
 
 Match = re.Match[str]
@@ -28,11 +28,13 @@ class Context:
         focus: ids of the masks that "it" and "them" mean.
         topic: the phrase last asked for, found or not.
         offered: whether a "yes" has something to say yes to.
+        before: what "it" meant before the last message: "both" are that and this.
     """
 
     focus: tuple[str, ...] = ()
     topic: str = ""
     offered: bool = False
+    before: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class Plan:
     """What to do.
 
     Attributes:
-        intent: what kind of answer is wanted: show, exists, count, measure, distance, edit, where, verify, talk; or a
-            command to the session: say, undo, reset, hide, accept.
+        intent: what kind of answer is wanted: show, exists, count, measure, compare, distance, edit, where, verify,
+            talk; or a command to the session: say, undo, reset, hide, accept.
         steps: calls of tools; `$1` is the mask of the first step, `m1` one of the session.
         show: masks to show, as in `steps`.
         text: what to say, where the plan itself knows.
@@ -67,31 +69,49 @@ def _plain(value: Any) -> str:
 
 
 _LEAD = re.compile(
-    r"(?:(?:please|now|then|so|well|hey|ok|okay|alright|great|thanks|no|yes)\b[,!.]*\s+(?!matter)"
+    r"(?:(?:please|now|then|so|well|hey|ok|okay|alright|great|thanks|no|yes|sorry|oops|hm+|wait|actually|oh)\b[,!.]*\s+(?!matter)"
     r"|(?:can|could|would|will) you (?:please )?(?:also )?(?=\w)|i(?:'d| would) like (?:you )?to (?:see )?"
-    r"|i want (?:you )?to (?:see )?|i want |i need |let'?s |just |only |try to )",
+    r"|i want (?:you )?to (?:find |see )?|i want |i need |i mean(?:t)? |i (?:only |just )?care about "
+    r"|(?:swap|switch) to |let'?s |just |only |try to "
+    r"|if (?:you can|possible),?\s+"
+    r"|(?:that(?:'s| is)|this is) (?:wrong|incorrect|not (?:it|right|correct|what i meant))[,.!;]+\s*)",
     re.IGNORECASE,
 )
 _TRAIL = re.compile(
-    r"(?:[\s,]+(?:please|thanks|thank you|for me|now|instead|in (?:this|the) (?:picture|image|photo|scene)|here)"
+    r"(?:[\s,]+(?:please|thanks|thank you|for me|now|instead|again|once more|if (?:you can|possible)"
+    r"|in (?:this|the) (?:picture|image|photo|scene)|here)|,\s*(?:right|correct|ok|okay|yes|no)"
     r"|\s*[.?!,;:。？！…]+)$",
     re.IGNORECASE,
 )
 _ALSO = re.compile(r"(?:and|also|plus|add|too)\b[,:]?\s+(?:also\s+|add\s+)?|(?P<end>[,\s]+(?:too|as well|also))$", re.I)
 _VERBS = (
     r"segment|find|show|mark|outline|select|locate|point|detect|highlight|blur|gr[ea]y|desaturate|cut|extract|isolate|"
-    r"remove|erase|delete|inpaint|make|paint|colou?r|recolou?r|turn|dye|change|count|measure|tell|hide|undo"
+    r"remove|erase|delete|inpaint|make|paint|colou?r|recolou?r|turn|dye|change|count|measure|tell|hide|undo|invert|keep"
 )
-CLAUSE = re.compile(rf"\s*(?:;|,?\s+and then|,?\s+then|,?\s+and|,)\s+(?=(?:then\s+)?(?:{_VERBS})\s)", re.IGNORECASE)
+# A sentence ends where another word begins, but not in "no. 7" or "Mr. X".
+CLAUSE = re.compile(
+    rf"\s*(?:;|,?\s+and then|,?\s+then|,?\s+and|,)\s+(?=(?:then\s+)?(?:{_VERBS})\s)"
+    r"|(?<!\bno)(?<!\bnr)(?<!\bmr)(?<!\bdr)(?<!\bst)[.!?]+\s+(?=\w)",
+    re.IGNORECASE,
+)
 THIS_ONE = r"(?:it|that|this|them|these|those|that one|this one|the thing|the object|the (?:whole )?selection)"
 _EVERYTHING = r"(?:everything|all|anything|the (?:whole|entire|rest of the) (?:picture|image|photo|scene))"
 EXCEPT = r"(?:except(?: for)?|excluding|apart from|aside from|besides|other than|but not|minus)"
-EVERYTHING_EXCEPT = re.compile(rf"{_EVERYTHING}(?: else)?,? (?:{EXCEPT}|but|without) (?P<what>.+)", re.IGNORECASE)
-A_EXCEPT_B = re.compile(rf"(?P<what>.+?)(?:,? {EXCEPT}|, not) (?P<less>.+)", re.IGNORECASE)
+EVERYTHING_EXCEPT = re.compile(
+    rf"(?:{_EVERYTHING}(?: else)?,? (?:{EXCEPT}|but|without|(?:that|which) (?:is|are)(?: not|n't)(?: part of)?)"
+    r"|what(?:ever)? (?:is|are)(?: not|n't)(?: part of)?) (?P<what>.+)",
+    re.IGNORECASE,
+)
+# "without a hat" tells who is meant, "without the hat" what is left out.
+_WITHOUT = r"without(?= (?:the|its|his|her|their|that|this|these|those)\b)"
+A_EXCEPT_B = re.compile(
+    rf"(?P<what>.+?)(?:,? {EXCEPT}|, not|,? {_WITHOUT}) (?P<less>.+)",
+    re.IGNORECASE,
+)
 REST = re.compile(r"(?:everything|all) else|the (?:rest|others?)|the opposite", re.IGNORECASE)
 BACKGROUND = re.compile(r"(?:the |its |their )?(?:back|sur)(?:ground|roundings?)", re.IGNORECASE)
 _JOINT = re.compile(
-    r",\s+and\s+|,\s+|\s+and\s+(?:also\s+)?|\s+as well as\s+|\s+plus\s+|\s*&\s*|\s+or\s+", re.IGNORECASE
+    r",\s+and\s+|,\s+|\s+and\s+(?:also\s+)?|\s+as well as\s+|\s+plus\s+|\s*[&+]\s*|\s+or\s+", re.IGNORECASE
 )
 
 
@@ -165,6 +185,10 @@ class Builder:
         self.text = text
         return "say"
 
+    def others(self, noun: str) -> str:
+        """A mask of all of a kind but those that are meant already."""
+        return self.combine("difference", [self.add("segment", query=f"the {plural(noun)}"), *self.context.focus])
+
     def show_target(self, text: str) -> list[str]:
         """Masks of a target, which are to be shown."""
         found = self.target(text)
@@ -173,7 +197,7 @@ class Builder:
 
     def target(self, text: str) -> list[str]:
         """Masks of a target: things joined by "and", less what is excepted."""
-        text = text.strip(" ,")
+        text = re.sub(r"^(?:only|just)\s+", "", text.strip(" ,"), flags=re.IGNORECASE)
         if match := EVERYTHING_EXCEPT.fullmatch(text):
             return [self.combine("complement", self.target(match["what"]))]
         if match := A_EXCEPT_B.fullmatch(text):
@@ -194,7 +218,8 @@ class Builder:
 
     def segment(self, text: str) -> str:
         """A mask of what a phrase names, after "it" and "the one" have been put into words."""
-        phrase = self.spelled_out(text)
+        whole = re.sub(r"^(?:all|the whole|most|each|every one) of (?=\w)", "", text.strip(), flags=re.IGNORECASE)
+        phrase = self.spelled_out(whole)
         self.topic = phrase
         return self.add("segment", query=phrase)
 
@@ -218,6 +243,8 @@ class Builder:
         phrase = parse_phrase(text)
         head = text[: text.find(phrase.tails[0].text)] if phrase.tails else text
         rest = text[len(head) :]
+        if phrase.determiner.lower() in _POSSESSIVES and phrase.noun.lower() != topic.noun.lower():
+            return f"{build('the', phrase.adjectives, phrase.noun, phrase.tails)} of {_known(self.topic)}"
         spelled = re.sub(r"\bones\b(?=\s*$)", plural(topic.noun), head)
         spelled = re.sub(r"\bone\b(?=\s*$)", singular(topic.noun), spelled)
         if _is_attribute_alone(spelled):
@@ -238,10 +265,14 @@ def _is_attribute_alone(head: str) -> bool:
     return len(last) == 1 and (last[0] in COLOUR_WORDS - {"orange"} or last[0] in _BARE)
 
 
+_POSSESSIVES = frozenset({"its", "his", "her", "their"})
 _BARE = frozenset(
     {"left", "right", "leftmost", "rightmost", "largest", "biggest", "smallest", "larger", "bigger", "smaller", "upper"}
     | {"lower", "topmost", "lowest", "middle"}
 )
+
+
+_FILLER = re.compile(r"^(?:(?:then|also|maybe|perhaps|if (?:you can|possible)|please)(?:\s+|$))+", re.IGNORECASE)
 
 
 def split_things(text: str) -> list[str]:
@@ -253,7 +284,7 @@ def split_things(text: str) -> list[str]:
         if _splits(piece, rest):
             pieces.append(piece)
             start = joint.end()
-    pieces = [piece.strip() for piece in (*pieces, text[start:])]
+    pieces = [_FILLER.sub("", piece.strip()) for piece in (*pieces, text[start:])]
     return [re.sub(r"^(?:both|and)\s+", "", piece, flags=re.IGNORECASE) for piece in pieces if piece] or [text]
 
 

@@ -15,7 +15,8 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
 
-from mllmseg.agent.planner import Final, PlannerError
+from mllmseg.agent.execution import Final
+from mllmseg.agent.planner import PlannerError
 from mllmseg.agent.schemas import EditResult, Found, Result, Spoken
 from mllmseg.agent.session import Session
 from mllmseg.agent.tools import TOOLS, Call

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from mllmseg.agent.planner import COMMANDS, Final, Planner, PlannerError, RulePlanner, make_plan
+from mllmseg.agent.execution import Final
+from mllmseg.agent.planner import COMMANDS, Planner, PlannerError, RulePlanner, make_plan
 from mllmseg.agent.schemas import Result
 from mllmseg.agent.session import Exchange, MaskRecord, Mode, Offer, Segments, Session
 from mllmseg.agent.tools import Call, call_tool
@@ -192,6 +193,8 @@ def _conclude(before: Session, after: Session, final: Final, trace: Trace) -> Re
         after, text = after.show([]), "Nothing is marked now."
     elif not final.keep:
         after = after.show(final.show)
+    for item in final.names:
+        after = after.rename(item.mask, item.phrase)
     focus = final.show or (() if final.command else before.focus)
     trace = trace.model_copy(update={"answer": text, "shown": tuple(item.id for item in after.visible)})
     after = replace(

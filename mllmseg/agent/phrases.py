@@ -7,9 +7,10 @@ language, is one noun without attributes.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mllmseg.agent.regions import COLOURS, Side
+from mllmseg.agent.regions import COLOURS, End, Side
 from mllmseg.data import words
 
 
@@ -194,6 +195,34 @@ def plural(noun: str) -> str:
     return f"{first}{space}{_PLURALS.get(last.lower()) or words.plural(last)}"
 
 
+_ENDS: dict[str, End] = {
+    "left": "leftmost", "leftmost": "leftmost", "right": "rightmost", "rightmost": "rightmost", "top": "topmost",
+    "upper": "topmost", "topmost": "topmost", "highest": "topmost", "bottom": "lowest", "lower": "lowest",
+    "bottommost": "lowest", "lowest": "lowest",
+}  # fmt: skip
+
+
+def end_of(phrase: Phrase) -> tuple[End, str] | None:
+    """For one thing told by its side, that side and its kind: "the left red dog" → leftmost, "the red dogs".
+
+    None for other phrases, those with two sides ("the top left corner") among them.
+    """
+    if phrase.plural:
+        return None
+    tails = [tail for tail in phrase.tails if tail.kind == "place"]
+    said = [word for word in phrase.adjectives if word.lower() in _ENDS]
+    placed = [word for tail in tails for word in tail.text.lower().split() if word in _ENDS]
+    if len(said) + len(placed) != 1:
+        return None
+    adjectives = tuple(word for word in phrase.adjectives if word not in said)
+    rest = tuple(tail for tail in phrase.tails if tail not in tails)
+    return _ENDS[(said or placed)[0].lower()], build("the", adjectives, plural(phrase.noun), rest)
+
+
+# What may end a phrase and names nothing: "zoom in" is no kind of "in".
+_NO_NOUNS = PRONOUNS | _words("in on out up off away me you there here one ones is are do not")
+
+
 @dataclass(frozen=True)
 class Relaxed:
     """A phrase that asks for less, and what it no longer asks for."""
@@ -209,27 +238,26 @@ def relaxations(phrase: Phrase, limit: int = 5) -> list[Relaxed]:
     if len(modifiers) > 1:
         found.append(Relaxed(phrase.bare, tuple(modifiers)))
     extra, _, last = phrase.noun.rpartition(" ")
-    if extra:
+    if extra and last.isalpha() and last.lower() not in _NO_NOUNS:
         found.append(Relaxed(build(phrase.determiner, (), last, ()), (extra, *modifiers)))
     different = {item.text.lower(): item for item in reversed(found) if item.text.lower() != phrase.text.lower()}
     kept = [item for item in found if different.get(item.text.lower()) is item]
     return [*kept[: limit - 1], *kept[-1:]] if len(kept) > limit else kept
 
 
-def contrasts(phrase: Phrase, limit: int = 12) -> list[str]:
-    """The same phrase with one word turned into what excludes it: another colour, the other side."""
+def contrasts(phrase: Phrase, colours: Sequence[str] = tuple(COLOURS)) -> list[str]:
+    """The same phrase with one word turned into what excludes it: the other side, another one of `colours`."""
     found: list[str] = []
     for word in re.findall(r"\w+", phrase.text):
         lower = word.lower()
         if lower in COLOUR_WORDS and lower in " ".join(phrase.adjectives).lower():
-            others = [name for name in COLOURS if name != lower.replace("gray", "grey")]
+            others = [name for name in colours if name != lower.replace("gray", "grey")]
         elif lower in OPPOSITES:
             others = [OPPOSITES[lower]]
         else:
             continue
         found.extend(re.sub(rf"\b{re.escape(word)}\b", other, phrase.text, count=1) for other in others)
-    # Opposites first: they are single, colours are many.
-    return sorted(dict.fromkeys(found), key=lambda text: any(name in text.split() for name in COLOURS))[:limit]
+    return list(dict.fromkeys(found))
 
 
 _PLACE = re.compile(

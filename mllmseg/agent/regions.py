@@ -19,6 +19,7 @@ Mask = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 CombineOp = Literal["union", "intersection", "difference", "complement"]
+End = Literal["leftmost", "rightmost", "topmost", "lowest"]
 
 # A part smaller than this share of its mask is a speck along an edge, not a thing of its own.
 SPECK = 0.02
@@ -96,6 +97,27 @@ def parts(mask: Mask) -> list[Mask]:
     return found
 
 
+def outermost(masks: Sequence[Mask], end: End) -> Mask:
+    """Of several masks the one whose middle lies furthest at an end of the picture."""
+    axis, sign = {"leftmost": (1, 1), "rightmost": (1, -1), "topmost": (0, 1), "lowest": (0, -1)}[end]
+    return min(masks, key=lambda mask: sign * float(mask.nonzero()[axis].mean()))
+
+
+def tip(mask: Mask, end: End) -> Mask:
+    """The quarter of a mask's box at one end of it, as far as it is masked."""
+    x, y, width, height = bounding_box(mask)
+    wide, high = max(1, width // 4), max(1, height // 4)
+    rows, columns = {
+        "leftmost": (slice(None), slice(x, x + wide)),
+        "rightmost": (slice(None), slice(x + width - wide, x + width)),
+        "topmost": (slice(y, y + high), slice(None)),
+        "lowest": (slice(y + height - high, y + height), slice(None)),
+    }[end]
+    found = np.zeros_like(mask)
+    found[rows, columns] = mask[rows, columns]
+    return found
+
+
 def edge(mask: Mask) -> npt.NDArray[np.int64]:
     """`[K, 2]` (x, y) of the mask's pixels that have a neighbour outside it."""
     padded = np.pad(mask, 1)
@@ -161,12 +183,30 @@ def place(mask: Mask) -> str:
 
 def colour_name(pixels: Pixels, mask: Mask) -> str:
     """What most of a region's pixels would be called by a person, one of `COLOURS`; "" for an empty mask."""
+    names = _names(pixels, mask)
+    return max(COLOURS, key=names.count) if names else ""
+
+
+def _names(pixels: Pixels, mask: Mask) -> list[str]:
+    """The colours' names of a region's pixels: a sample of them, in an order that does not depend on chance."""
     inside = pixels[mask]
-    if not len(inside):
-        return ""
-    # A sample is enough, and its order does not depend on chance.
-    names = [_name(red, green, blue) for red, green, blue in inside[:: max(1, len(inside) // 2000)].tolist()]
-    return max(COLOURS, key=names.count)
+    return [_name(red, green, blue) for red, green, blue in inside[:: max(1, len(inside) // 2000)].tolist()]
+
+
+# What a thing of a colour may look like in shade, glare or a tint; what is named together is no contradiction.
+_LIKE: dict[str, str] = {
+    "red": "red orange brown pink", "orange": "orange red brown yellow", "yellow": "yellow orange green brown",
+    "green": "green yellow cyan", "cyan": "cyan blue green", "blue": "blue cyan purple", "purple": "purple pink blue",
+    "pink": "pink purple red orange", "brown": "brown orange red yellow black grey", "black": "black grey blue brown",
+    "grey": "grey white black blue cyan", "white": "white grey yellow cyan blue orange",
+}  # fmt: skip
+
+
+def colour_share(pixels: Pixels, mask: Mask, colour: str) -> float:
+    """How much of a region could be called by a colour of `COLOURS`, generously, 0..1; 0 for an empty mask."""
+    names = _names(pixels, mask)
+    alike = _LIKE[colour].split()
+    return sum(name in alike for name in names) / len(names) if names else 0.0
 
 
 def _name(red: int, green: int, blue: int) -> str:
@@ -200,9 +240,11 @@ def free_space(side: Side, anchors: Sequence[Mask], taken: Sequence[Mask] = ()) 
         raise DataError(f"a place '{side}' needs something to be {side}, but the mask is empty")
     if side == "between" and len(anchors) != 2:
         raise DataError(f"'between' takes two things, not {len(anchors)}")
-    free = np.zeros_like(anchors[0])
-    rows, columns = _between(anchors) if side == "between" else _beside(side, combine("union", anchors))
-    free[rows, columns] = True
+    if side == "between":
+        free = _between(*anchors)
+    else:
+        free = np.zeros_like(anchors[0])
+        free[_beside(side, combine("union", anchors))] = True
     return combine("difference", [free, *anchors, *taken])
 
 
@@ -222,11 +264,30 @@ def _beside(side: Side, anchor: Mask) -> tuple[slice, slice]:
     }[side]
 
 
-def _between(anchors: Sequence[Mask]) -> tuple[slice, slice]:
-    (x0, y0, w0, h0), (x1, y1, w1, h1) = (bounding_box(mask) for mask in anchors)
+def _between(first: Mask, second: Mask) -> Mask:
+    """The gap of two boxes; where they overlap, the gap between the things themselves, line by line."""
+    (x0, y0, w0, h0), (x1, y1, w1, h1) = bounding_box(first), bounding_box(second)
     across = max(x0, x1) - min(x0 + w0, x1 + w1)
     down = max(y0, y1) - min(y0 + h0, y1 + h1)
-    all_rows, all_columns = slice(min(y0, y1), max(y0 + h0, y1 + h1)), slice(min(x0, x1), max(x0 + w0, x1 + w1))
-    if across >= down:
-        return all_rows, slice(min(x0 + w0, x1 + w1), max(x0, x1))
-    return slice(min(y0 + h0, y1 + h1), max(y0, y1)), all_columns
+    gap = np.zeros_like(first)
+    if max(across, down) > 0:
+        if across >= down:
+            gap[min(y0, y1) : max(y0 + h0, y1 + h1), min(x0 + w0, x1 + w1) : max(x0, x1)] = True
+        else:
+            gap[min(y0 + h0, y1 + h1) : max(y0, y1), min(x0, x1) : max(x0 + w0, x1 + w1)] = True
+        return gap
+    (fy, fx), (sy, sx) = (np.argwhere(mask).mean(0) for mask in (first, second))
+    upright = abs(fx - sx) >= abs(fy - sy)
+    found = _between_in_rows(first, second, fx < sx) if upright else _between_in_rows(first.T, second.T, fy < sy).T
+    return np.ascontiguousarray(found)
+
+
+def _between_in_rows(first: Mask, second: Mask, first_is_left: bool) -> Mask:
+    """In rows that both are in: what lies right of all of the left one and left of all of the right one."""
+    left, right = (first, second) if first_is_left else (second, first)
+    columns = np.arange(left.shape[1])
+    end = left.shape[1] - 1 - left[:, ::-1].argmax(1, keepdims=True)
+    start = right.argmax(1, keepdims=True)
+    both = left.any(1, keepdims=True) & right.any(1, keepdims=True)
+    found: Mask = both & (columns > end) & (columns < start)
+    return found

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mllmseg.agent.phrases import is_plural, parse_phrase
 from mllmseg.agent.schemas import EditResult, Found, Measurement, Place, Result, Spoken, Verdict
+
+if TYPE_CHECKING:
+    from mllmseg.agent.session import Exchange
+    from mllmseg.agent.trace import Step
 
 _DONE = {
     "cut_out": "Cut out {x}; everything else is transparent.",
@@ -28,6 +33,8 @@ def describe(intent: str, results: Sequence[Result]) -> str:
     """
     if intent == "count":
         return _counts([item for item in results if isinstance(item, Measurement)])
+    if intent == "compare" and len(results) == 2:
+        return _compared([item for item in results if isinstance(item, Measurement)])
     sayings = {
         Measurement: _measured,
         Verdict: _judged,
@@ -39,6 +46,34 @@ def describe(intent: str, results: Sequence[Result]) -> str:
     if said:
         return " ".join(said)
     return _shown(intent, [item for item in results if isinstance(item, Found)])
+
+
+def reasons(exchanges: Sequence[Exchange]) -> str:
+    """How the last answer came about, from its trace."""
+    steps = [reason for exchange in exchanges for step in exchange.trace.steps if (reason := _reason(step))]
+    if not steps:
+        return "There is nothing to explain yet: ask for something in the picture first."
+    asked = exchanges[-1].trace
+    threshold = "" if asked.threshold is None else f" (threshold {asked.threshold:.2f})"
+    return f"{'; '.join(steps)}. Mode: {asked.mode}{threshold}. The trace has every step."
+
+
+def _reason(step: Step) -> str:
+    result = step.result
+    if step.error:
+        return f"{step.tool} failed: {step.error}"
+    if result["kind"] == "mask" and step.tool in ("segment", "where"):
+        odds = f"P {result['score']:.2f} that there is {_name(result['phrase'])}"
+        return odds if result["exists"] else f"{odds}, too little"
+    if result["kind"] == "verdict":
+        rivals = [f"{_name(name)} {odds:.2f}" for name, odds in result["rivals"].items()]
+        against = f" against {', '.join(rivals)}" if rivals else ""
+        return f"checked {_name(result['query'])}: P {result['score']:.2f}{against}"
+    if result["kind"] == "measurement":
+        return (
+            f"{_name(result['phrase'])} is {result['colour']}, {result['place']}, {result['share']:.1%} of the picture"
+        )
+    return {"edit": f"{step.tool} {result.get('op', '')}", "words": "asked the language model"}.get(result["kind"], "")
 
 
 def _shown(intent: str, masks: Sequence[Found]) -> str:
@@ -70,6 +105,13 @@ def _counts(measured: Sequence[Measurement]) -> str:
     counts = [f"{len(item.parts)} for {_name(item.phrase)}" for item in measured]
     touching = " (things that touch count as one)" if any(item.parts for item in measured) else ""
     return f"I count {' and '.join(counts)}{touching}." if counts else ""
+
+
+def _compared(measured: Sequence[Measurement]) -> str:
+    """Of what the picture shows; how large things are in the world it does not tell."""
+    larger, smaller = sorted(measured, key=lambda item: -item.area)
+    shares = f"{larger.share:.1%} of it against {smaller.share:.1%}"
+    return f"{_name(larger.phrase)} is larger in the picture than {_name(smaller.phrase)}: {shares}."
 
 
 def _measured(item: Measurement) -> str:

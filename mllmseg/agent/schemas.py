@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from mllmseg.agent.edits import EditOp
-from mllmseg.agent.regions import Box, CombineOp
+from mllmseg.agent.regions import Box, CombineOp, End
 
 Text = Annotated[str, pydantic.Field(min_length=1, max_length=2000)]
 MaskId = Annotated[str, pydantic.Field(description="Id of a mask made before, such as 'm1'.")]
@@ -54,6 +54,15 @@ class CombineArguments(Strict):
 
     op: CombineOp = pydantic.Field(description="difference: the first without the others; complement: none of them.")
     masks: tuple[MaskId, ...] = pydantic.Field(min_length=1, max_length=32)
+
+
+class PickArguments(Strict):
+    """Arguments of `pick`."""
+
+    mask: MaskId
+    end: End
+    query: Text | None = pydantic.Field(None, description="What the one that is picked is called.")
+    apart: bool = pydantic.Field(False, description="Only where the mask falls into parts that do not touch.")
 
 
 class MeasureArguments(Strict):
@@ -117,6 +126,7 @@ class Verdict(Result):
         probability: P(the thing exists) in the masked region alone, None where it was not looked at.
         rivals: contrary phrases that mean the same region, with their P.
         rival: the one that fits clearly better, "" where there is none.
+        colour: what the mask's pixels look like where the query names a colour that they are not, else "".
     """
 
     kind: Literal["verdict"] = "verdict"
@@ -128,6 +138,7 @@ class Verdict(Result):
     probability: float | None
     rivals: dict[str, float]
     rival: str
+    colour: str = ""
 
 
 class Measurement(Result):

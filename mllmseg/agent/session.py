@@ -74,6 +74,7 @@ class MaskRecord:
         mask: `[H, W]` bool, read-only; empty where nothing was found.
         score: P(what was asked for exists), 1 for masks computed from others.
         exists: whether it was found.
+        answer: the model's own answer at threshold 0, None for masks that did not come from a question.
     """
 
     id: str
@@ -82,6 +83,7 @@ class MaskRecord:
     mask: Mask = field(repr=False, compare=False)
     score: float
     exists: bool
+    answer: Segmentation | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -179,18 +181,63 @@ class Session:
         return replace(self, pictures=(*self.pictures, made)).turn_to(made.id)
 
     def turn_to(self, picture: str) -> Self:
-        """Makes another picture the current one. Raises DataError where there is none of that id."""
+        """Makes another picture the current one; "it" is what is shown on it.
+
+        Raises:
+            DataError: there is none of that id.
+        """
         if picture not in {item.id for item in self.pictures}:
             raise DataError(f"there is no picture '{picture}'; known: {', '.join(item.id for item in self.pictures)}")
-        return replace(self, current=picture, focus=(), topic="", offer=None)
+        shown = [record for record in map(self.mask, self.shown) if record.picture == picture]
+        focus = tuple(record.id for record in shown)
+        return replace(self, current=picture, focus=focus, topic=shown[-1].phrase if shown else "", offer=None)
 
     def add_mask(self, phrase: str, mask: Mask, *, score: float = 1.0, exists: bool | None = None) -> Self:
         """Adds a mask of the current picture as the last of `masks`, not shown yet."""
         mask = np.array(mask, dtype=bool)
         mask.setflags(write=False)
         found = bool(mask.any()) if exists is None else exists
-        record = MaskRecord(f"m{len(self.masks) + 1}", self.picture.id, phrase, mask, score, found)
-        return replace(self, masks=(*self.masks, record))
+        return replace(self, masks=(*self.masks, self._record(phrase, mask, score, found)))
+
+    def add_answer(self, answer: Segmentation, threshold: float) -> Self:
+        """Adds what the model says about a phrase, decided at a threshold; `redecide` can decide otherwise later.
+
+        Args:
+            answer: given at threshold 0, so that it has a mask whatever its score.
+            threshold: it exists where its score reaches this.
+        """
+        record = self._record(answer.query, np.zeros((), dtype=bool), answer.score, False, answer)
+        return replace(self, masks=(*self.masks, _decided(record, threshold)))
+
+    def redecide(self, threshold: float) -> Self:
+        """Asks of every answer anew whether its thing exists. Nothing is computed but this.
+
+        What begins to exist is shown, what ceases to is not. Masks made of others stay as they were made.
+        """
+        masks = tuple(_decided(item, threshold) for item in self.masks)
+        appeared = [new.id for old, new in zip(self.masks, masks, strict=True) if new.exists and not old.exists]
+        vanished = [new.id for old, new in zip(self.masks, masks, strict=True) if old.exists and not new.exists]
+        shown = tuple(dict.fromkeys((*self.shown, *appeared)))
+        return replace(
+            self, masks=masks, threshold=threshold, shown=tuple(name for name in shown if name not in vanished)
+        )
+
+    def remove_mask(self, name: str) -> Self:
+        """Forgets a mask. Raises DataError where there is none of that id."""
+        gone = self.mask(name).id
+        return replace(
+            self,
+            masks=tuple(item for item in self.masks if item.id != gone),
+            shown=tuple(item for item in self.shown if item != gone),
+            focus=tuple(item for item in self.focus if item != gone),
+            offer=None if self.offer is not None and self.offer.mask == gone else self.offer,
+        )
+
+    def _record(
+        self, phrase: str, mask: Mask, score: float, exists: bool, answer: Segmentation | None = None
+    ) -> MaskRecord:
+        number = 1 + max((int(item.id[1:]) for item in self.masks), default=0)
+        return MaskRecord(f"m{number}", self.picture.id, phrase, mask, score, exists, answer)
 
     def add_edit(self, op: str, image: Image.Image) -> Self:
         """Adds an edited version of the current picture."""
@@ -223,3 +270,14 @@ class Session:
     def undo(self) -> Session:
         """The session before the last message, or this one where there was none."""
         return self.previous or self
+
+
+def _decided(record: MaskRecord, threshold: float) -> MaskRecord:
+    """A record with its answer's mask where the score reaches the threshold, and an empty one where it does not."""
+    if record.answer is None:
+        return record
+    exists = record.answer.score >= threshold
+    union = record.answer.union.cpu().numpy()
+    mask = np.array(union, dtype=bool) if exists else np.zeros_like(union, dtype=bool)
+    mask.setflags(write=False)
+    return replace(record, mask=mask, exists=exists)

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pydantic
-from PIL import Image
 
 from mllmseg.agent import edits, regions
-from mllmseg.agent.phrases import contrasts, parse_phrase, parse_place
+from mllmseg.agent.judge import judge
+from mllmseg.agent.phrases import parse_place
 from mllmseg.agent.regions import Mask
 from mllmseg.agent.schemas import (
     CombineArguments,
@@ -23,6 +23,7 @@ from mllmseg.agent.schemas import (
     Found,
     MeasureArguments,
     Measurement,
+    PickArguments,
     Place,
     RefineArguments,
     Result,
@@ -39,15 +40,8 @@ from mllmseg.agent.session import MaskRecord, Session
 from mllmseg.errors import ConfigError, DataError
 from mllmseg.registry import Registry
 
-# A contrary phrase disproves a mask where it means about the same region and is more probable by this much.
-SAME_REGION = 0.5
-RIVAL_MARGIN = 0.1
-# Below this overlap, what a phrase means in the whole picture is something else than the mask.
-ELSEWHERE = 0.1
-# Scores in a batch differ by so much from those of single queries.
-ROUNDING = 1e-3
-# On a cut-out region the model is out of its depth: only a plain no counts.
-DOUBT = 0.1
+# Less than this share of a mask of several is none of them, more is not one of them but all that was found.
+SLIVER, WHOLE = 0.05, 0.8
 # Messages of the conversation that the language model reads before a question.
 TALK_TURNS = 4
 
@@ -111,53 +105,20 @@ def _tool(arguments: type[Strict]) -> Callable[[Function], Function]:
 @_tool(SegmentArguments)
 def segment(session: Session, asked: SegmentArguments) -> tuple[Session, Found]:
     """Finds what a phrase names and makes a mask of it; says where there is no such thing."""
-    answer = session.picture.segmenter.segment(asked.query, threshold=session.threshold)
-    session = session.add_mask(asked.query, answer.union.cpu().numpy(), score=answer.score, exists=answer.exists)
+    segmenter = session.picture.segmenter
+    # At threshold 0 there is always a mask: whether it counts can be decided anew without asking again.
+    answer = segmenter.segment(asked.query, threshold=0.0)
+    session = session.add_answer(answer, segmenter.threshold if session.threshold is None else session.threshold)
     return session, found(session.masks[-1])
 
 
 @_tool(VerifyArguments)
 def verify(session: Session, asked: VerifyArguments) -> tuple[Session, Verdict]:
     """Checks whether a mask shows what a phrase says, against phrases that say the contrary."""
-    record, segmenter = _own_mask(session, asked.mask), session.picture.segmenter
+    record = _own_mask(session, asked.mask)
     if not record.mask.any():
         raise DataError(f"mask '{record.id}' is empty: there is nothing to verify")
-    query = asked.query or record.phrase
-    phrase = parse_phrase(query)
-    # At threshold 0 every phrase points at something: a rival counts only where it points at the same region.
-    own, *others = segmenter.segment([query, *contrasts(phrase)], threshold=0.0)
-    rivals = {
-        item.query: round(item.score, 6)
-        for item in others
-        if regions.iou(item.union.cpu().numpy(), record.mask) >= SAME_REGION
-    }
-    best = max(rivals, key=lambda name: rivals[name], default="")
-    rival = best if best and rivals[best] >= own.score + RIVAL_MARGIN else ""
-    probability = None
-    if asked.closely:
-        closer = segmenter.fork()
-        closer.set_image(masked_crop(session.picture.image, record.mask))
-        # Alone it is on no side of anything, so only the thing and its own attributes are asked for.
-        alone = " ".join(word for word in ("the", *phrase.adjectives, phrase.noun) if word)
-        probability = round(closer.segment(alone, threshold=0.0).score, 6)
-    overlap = regions.iou(own.union.cpu().numpy(), record.mask)
-    threshold = segmenter.threshold if session.threshold is None else session.threshold
-    fits = (
-        not rival
-        and own.score >= threshold - ROUNDING
-        and overlap >= ELSEWHERE
-        and (probability is None or probability >= DOUBT)
-    )
-    return session, Verdict(
-        mask=record.id,
-        query=query,
-        fits=fits,
-        score=round(own.score, 6),
-        overlap=round(overlap, 6),
-        probability=probability,
-        rivals=rivals,
-        rival=rival,
-    )
+    return session, judge(session, record, asked.query or record.phrase, closely=asked.closely)
 
 
 @_tool(RefineArguments)
@@ -191,6 +152,21 @@ def combine(session: Session, asked: CombineArguments) -> tuple[Session, Found]:
         "complement": f"everything except {' and '.join(phrases)}",
     }[asked.op]
     session = session.add_mask(name, mask)
+    return session, found(session.masks[-1])
+
+
+@_tool(PickArguments)
+def pick(session: Session, asked: PickArguments) -> tuple[Session, Found]:
+    """Takes one thing out of a mask of several: the leftmost, rightmost, topmost or lowest."""
+    record = _own_mask(session, asked.mask)
+    parts = regions.parts(record.mask)
+    if len(parts) > 1:
+        one = regions.outermost(parts, asked.end)
+    elif asked.apart or not parts:
+        one = np.zeros_like(record.mask)
+    else:
+        one = _thing_at(session, record.mask, asked.end)
+    session = session.add_mask(asked.query or f"the {asked.end} of {record.phrase}", one, score=record.score)
     return session, found(session.masks[-1])
 
 
@@ -283,14 +259,18 @@ def found(record: MaskRecord) -> Found:
     )
 
 
-def masked_crop(image: Image.Image, mask: Mask) -> Image.Image:
-    """The masked region alone on grey, with a margin of a tenth of its size."""
-    x, y, width, height = regions.bounding_box(mask)
-    pixels = np.where(mask[..., None], np.array(image), np.uint8(128)).astype(np.uint8)
-    left, top = max(0, x - width // 10), max(0, y - height // 10)
-    return Image.fromarray(
-        np.ascontiguousarray(pixels[top : y + height + height // 10, left : x + width + width // 10])
-    )
+def _thing_at(session: Session, mask: Mask, end: regions.End) -> Mask:
+    """Of things that touch, what SAM takes for one at that end; empty where that is no part of them, or all."""
+    from mllmseg.inference.refine import refine_mask
+
+    segmenter: Any = session.picture.segmenter
+    nothing = np.zeros_like(mask)
+    if not hasattr(segmenter, "model"):  # one without a SAM to ask
+        return nothing
+    x, y = regions.inner_point(regions.tip(mask, end))
+    thing, _ = refine_mask(segmenter.model.vision.sam, segmenter.features, points=[(x, y, True)])
+    one = mask & thing.numpy()
+    return one if SLIVER <= one.sum() / mask.sum() <= WHOLE else nothing
 
 
 def _own_mask(session: Session, name: str) -> MaskRecord:

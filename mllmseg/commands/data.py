@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mllmseg.errors import ConfigError
+
 if TYPE_CHECKING:
     from mllmseg.data.check import DatasetReport, SplitReport
 
@@ -22,13 +24,19 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON value on stdo
 
 @data_app.command("check")
 def check(
-    root: Annotated[Path, typer.Argument(help="The folder in which datasets lie.", show_default=False)],
+    root: Annotated[Path | None, typer.Argument(help="The folder in which datasets lie.", show_default=False)] = None,
+    data_root: Annotated[Path | None, typer.Option("--data-root", help="The same, as other commands name it.")] = None,
     dataset: Annotated[list[str] | None, typer.Option(help="Only this dataset; may be repeated.")] = None,
     masks: Annotated[bool, typer.Option("--masks", help="Draw every target too (minutes for large sets).")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say what was found, where, and what is missing. Exit code 1 where something found is wrong."""
     from mllmseg.data.check import check_root
+
+    if (root is None) == (data_root is None):
+        raise ConfigError("data check: name the folder in which datasets lie, once")
+    root = root or data_root
+    assert root is not None
 
     def show_name(name: str) -> None:
         if sys.stderr.isatty():
@@ -149,3 +157,39 @@ def clean_riscq(
         typer.echo(f"{len(found)} of {len(records)} images are in {name}")
     write_whole(out, [json.dumps(kept, ensure_ascii=False)])
     typer.echo(f"{out}: {len(kept)} of {len(records)} sentences")
+
+
+@data_app.command("synth")
+def synth(
+    root: Annotated[Path, typer.Argument(help="A folder in coco-mini's format or COCO's.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="JSONL to write.", show_default=False)],
+    split: Annotated[str, typer.Option(help="As in instances_SPLIT.json.")] = "train",
+    per_image: Annotated[int, typer.Option(min=1, help="Sentences a photo, two in five of them without target.")] = 10,
+    kinds: Annotated[str | None, typer.Option(help="Only these, with commas: attribute,relation,exclusion,…")] = None,
+    even: Annotated[bool, typer.Option("--even", help="All kinds equally often, for evaluation by kind.")] = False,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same sentences.")] = 0,
+    looks: Annotated[Path | None, typer.Option(help="Keep what is measured of pixels here, and read it again.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Markdown on what was generated.")] = None,
+    style: Annotated[
+        list[Path] | None, typer.Option(help="Sentences to compare lengths with; may be repeated.")
+    ] = None,
+) -> None:
+    """Make sentences with exact targets, and without any, of labelled photos."""
+    from mllmseg.data import synth_set
+    from mllmseg.data.convert import write_whole
+    from mllmseg.data.datasets.coco import find_labels
+    from mllmseg.data.looks import read_looks, write_looks
+
+    labels = find_labels(root, split)
+    measured = read_looks(looks) if looks is not None and looks.is_file() else {}
+    known, chosen = len(measured), None if kinds is None else [kind.strip() for kind in kinds.split(",")]
+    lines = list(synth_set.generate(labels, per_image=per_image, seed=seed, kinds=chosen, even=even, looks=measured))
+    if looks is not None and len(measured) > known:
+        write_looks(looks, measured)
+    synth_set.write_lines(out, lines, labels.images)
+    typer.echo(f"{out}: {len(lines)} sentences about {len({line.photo.id for line in lines})} photos")
+    if report is not None:
+        command = " ".join(["mllmseg", *sys.argv[1:]])
+        styles = {path.name: synth_set.read_style(path) for path in style or []}
+        write_whole(report, [synth_set.report(lines, command, styles, seed)])
+    typer.echo(f"images: {labels.images} (--image-root of predict)")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from typer.core import TyperGroup
 
+from mllmseg.commands.group import DefaultCommand
 from mllmseg.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -139,17 +139,7 @@ def score(
         _show(answers, scorers)
 
 
-class _DefaultCommand(TyperGroup):
-    """A group whose command `run` is meant where the first word names none."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Puts the command in where it is left out."""
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
-            args = ["run", *args]
-        return super().parse_args(ctx, args)
-
-
-eval_app = typer.Typer(help="Predict, score and report in one go.", cls=_DefaultCommand, no_args_is_help=True)
+eval_app = typer.Typer(help="Predict, score and report in one go.", cls=DefaultCommand, no_args_is_help=True)
 
 
 @eval_app.command("run")
@@ -158,18 +148,20 @@ def evaluate(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Settings to change, as key.sub=value.", metavar="[KEY=VALUE]…")
     ] = None,
+    data_root: DataRootOption = None,
     progress: ProgressOption = None,
 ) -> None:
     """Predict what is missing, score it, and write the report; prints the report's folder. `run` may be left out."""
     from mllmseg.config import EvalConfig
 
+    overrides = [*(overrides or []), *([] if data_root is None else [f"data_root={json.dumps(str(data_root))}"])]
     settings = EvalConfig.from_yaml(config, overrides)
     _quieten()
     from mllmseg.distributed import this_process
     from mllmseg.eval.evaluation import run_evaluation
 
     process = this_process()
-    command = shlex.join(["mllmseg", "eval", str(config), *(overrides or [])])
+    command = shlex.join(["mllmseg", "eval", str(config), *overrides])
     folder = run_evaluation(settings, process, command=command, progress=progress is not False)
     if process.rank == 0:
         typer.echo(folder)

@@ -15,6 +15,8 @@ from mllmseg.constants import IGNORE_INDEX, IMAGE_TOKEN, NEW_TOKENS, REJ_TOKEN, 
 from mllmseg.errors import ConfigError, DataError
 from mllmseg.structures import PackedText, Turn
 
+_PROBE = "what is this"
+
 
 class ConversationEncoder:
     """Renders conversations about one image with the tokenizer's own chat template.
@@ -32,6 +34,9 @@ class ConversationEncoder:
         control = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special} - {*NEW_TOKENS}
         longest_first = sorted(control, key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        # Templates of VLMs read contents as lists of parts, and silently nothing of a content that is plain text.
+        self._as_parts = False
+        self._as_parts = _PROBE not in self._render([Turn(_PROBE, "")], placeholders=0)
 
     def encode(
         self, branches: Sequence[Sequence[Turn]], num_visual_tokens: int, *, with_prefix: bool = True
@@ -104,12 +109,17 @@ class ConversationEncoder:
         return pieces
 
     def _render(self, turns: Sequence[Turn], *, placeholders: int) -> str:
-        messages = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
+        messages = [("system", self.system_prompt)] if self.system_prompt else []
         for index, turn in enumerate(turns):
             image = IMAGE_TOKEN * placeholders + "\n" if index == 0 else ""
-            messages.append({"role": "user", "content": image + self._as_text(turn.question)})
-            messages.append({"role": "assistant", "content": self._as_text(turn.answer)})
-        return self.tokenizer.apply_chat_template(messages, tokenize=False)
+            messages.append(("user", image + self._as_text(turn.question)))
+            messages.append(("assistant", self._as_text(turn.answer)))
+        return self.tokenizer.apply_chat_template(
+            [{"role": role, "content": self._content(text)} for role, text in messages], tokenize=False
+        )
+
+    def _content(self, text: str) -> str | list[dict[str, str]]:
+        return [{"type": "text", "text": text}] if self._as_parts else text
 
     def _as_text(self, text: str) -> str:
         """Breaks up what the tokenizer would take for a control token, so that no text can end its own turn."""

@@ -1,147 +1,102 @@
-"""What a training step reads: one photo and several conversations about it, drawn anew each time it comes round."""
+"""Which image the n-th sample of a stage is: a function of n alone.
+
+Nothing is remembered from sample to sample, so a run goes on at any number, with any number of processes and workers,
+and reads what the undisturbed run would have read. Sources take turns in a fixed cycle in which each has exactly its
+share, spread as evenly as whole numbers allow; each source goes through its images in epochs, every one once an epoch
+and in an order of its own.
+"""
 
 from __future__ import annotations
 
+import array
+import functools
+import math
 import random
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 
-from mllmseg.config import DataConfig
-from mllmseg.constants import REJ_TOKEN, SEG_TOKEN
-from mllmseg.data.datasets.coco_mini import Box, CocoMini, Expression, Photo
-from mllmseg.data.synth import sentences
-from mllmseg.structures import Turn
+from mllmseg.errors import ConfigError
 
-# A sentence whose target is only a box means the label whose box overlaps it this much.
-MIN_MATCH_IOU = 0.7
-CAPTION_QUESTIONS = (
-    "Describe the picture.",
-    "What is in this picture?",
-    "What do you see?",
-    "Describe this image in one sentence.",
-)
+MAX_CYCLE = 100_000
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Conversations about one photo.
+class Place:
+    """Where a sample lies.
 
     Attributes:
-        photo: with its boxes mirrored where `flipped`.
-        branches: the conversations.
-        targets: for each [SEG] in the answers, in order, the instances it stands for.
-        exists: for each [SEG] or [REJ] that opens an answer, in order, which it is.
-        flipped: whether features and masks must be mirrored.
+        source: which source.
+        epoch: how often that source was gone through before.
+        index: which of its images.
     """
 
-    photo: Photo
-    branches: tuple[tuple[Turn, ...], ...]
-    targets: tuple[tuple[int, ...], ...]
-    exists: tuple[bool, ...]
-    flipped: bool
+    source: int
+    epoch: int
+    index: int
 
 
-def training_photos(dataset: CocoMini, limit: int | None) -> list[Photo]:
-    """The photos worth most first: sentences and human masks, then boxes, then partial labels; at most `limit`."""
-    spoken = {expression.image_id for expression in dataset.expressions}
+class Mixture:
+    """Sources with weights, as one endless sequence."""
 
-    def rank(photo: Photo) -> tuple[bool, bool, bool, float, int]:
-        things = [item for item in photo.instances if not item.is_crowd]
-        drawn = sum(item.mask_source == "human" for item in things) / max(1, len(things))
-        wide = photo.scope_name in ("coco80", "panoptic")
-        return (photo.id not in spoken, drawn < 1, not wide, -drawn, photo.id)
+    def __init__(self, sizes: Sequence[int], weights: Sequence[float], *, key: str) -> None:
+        """Lays out a cycle.
 
-    usable = [photo for photo in dataset.photos.values() if photo.instances]
-    return sorted(usable, key=rank)[:limit]
+        Args:
+            sizes: how many images each source has, none zero.
+            weights: how often each is drawn, relative to the others, as decimal fractions.
+            key: what the order within epochs follows from, such as seed and stage.
+
+        Raises:
+            ConfigError: a weight is not above zero, or the weights have too many digits for a cycle.
+        """
+        self.sizes = tuple(sizes)
+        self.key = key
+        self._cycle = interleave(weights)
+        self._share = [self._cycle.count(source) for source in range(len(self.sizes))]
+        before = [0] * len(self.sizes)
+        self._before = array.array("q")  # how often the source of each turn had its turn in this cycle already
+        for source in self._cycle:
+            self._before.append(before[source])
+            before[source] += 1
+
+    def place(self, number: int, attempt: int = 0) -> Place:
+        """Where sample `number` lies; `attempt`: so many images were tried in vain and the next of the epoch is due."""
+        cycle, turn = divmod(number, len(self._cycle))
+        source = self._cycle[turn]
+        drawn = cycle * self._share[source] + self._before[turn]
+        epoch, position = divmod(drawn, self.sizes[source])
+        order = _order(f"{self.key} {source} {epoch}", self.sizes[source])
+        return Place(source, epoch, order[(position + attempt) % self.sizes[source]])
 
 
-def make_sample(
-    photo: Photo,
-    expressions: Sequence[Expression],
-    categories: dict[str, bool],
-    drawable: set[int],
-    config: DataConfig,
-    rng: random.Random,
-    frequency: Mapping[str, float] | None = None,
-) -> Sample:
-    """Draws questions and answers about a photo.
+def interleave(weights: Sequence[float]) -> list[int]:
+    """A cycle of sources in which each comes as often as its weight says, evenly spread (smooth round robin).
 
-    Args:
-        photo: the photo.
-        expressions: sentences people or templates gave for it.
-        categories: name → whether it is a thing.
-        drawable: instances with a mask; queries about others are left out.
-        config: how many of each kind.
-        rng: the only source of chance.
-        frequency: category → how often it is a target, so that absent ones are drawn alike.
+    Raises:
+        ConfigError: a weight is not above zero, or the cycle would be longer than `MAX_CYCLE`.
     """
-    flipped = rng.random() < config.flip
-    if flipped:
-        photo = mirrored(photo)
-    queries = [
-        (query.text, query.answer, query.instance_ids)
-        for query in sentences(
-            photo,
-            categories,
-            rng,
-            negatives=config.negatives,
-            positives=config.positives,
-            allowed=drawable,
-            frequency=frequency,
-        )
-    ]
-    spoken = [item for item in (_spoken(photo, item, flipped) for item in expressions) if item is not None]
-    queries += rng.sample(spoken, min(config.human_queries, len(spoken)))
-    queries = [query for query in queries if drawable.issuperset(query[2])]
-    branches = [(Turn(text, answer),) for text, answer, _ in queries]
-    for caption in rng.sample(photo.captions, min(config.captions, len(photo.captions))):
-        if not (flipped and _has_side(caption)):
-            branches.append((Turn(rng.choice(CAPTION_QUESTIONS), caption),))
-    return Sample(
-        photo=photo,
-        branches=tuple(branches),
-        targets=tuple(ids for _, _, ids in queries if ids),
-        exists=tuple(bool(ids) for _, _, ids in queries),
-        flipped=flipped,
-    )
+    if not all(math.isfinite(weight) and weight > 0 for weight in weights):
+        raise ConfigError(f"data.sources: weights {list(weights)} must all be above zero; leave a source out instead")
+    exact = [Fraction(str(weight)) for weight in weights]
+    scale = math.lcm(*(item.denominator for item in exact))
+    whole = [int(item * scale) for item in exact]
+    divisor = math.gcd(*whole)
+    turns = [item // divisor for item in whole]
+    if sum(turns) > MAX_CYCLE:
+        raise ConfigError(f"data.sources: weights {list(weights)} have too many digits; three are enough")
+    cycle, credit = [], [0] * len(turns)
+    for _ in range(sum(turns)):
+        credit = [have + more for have, more in zip(credit, turns, strict=True)]
+        source = max(range(len(turns)), key=credit.__getitem__)
+        credit[source] -= sum(turns)
+        cycle.append(source)
+    return cycle
 
 
-def mirrored(photo: Photo) -> Photo:
-    """The photo's labels as they are after a horizontal flip (boxes only: masks live in the cache)."""
-    width = photo.size[1]
-
-    def flip(box: Box) -> Box:
-        return (width - box[0] - box[2], *box[1:])
-
-    return replace(photo, instances=tuple(replace(item, box=flip(item.box)) for item in photo.instances))
-
-
-def _spoken(photo: Photo, expression: Expression, flipped: bool) -> tuple[str, str, tuple[int, ...]] | None:
-    text = expression.text
-    if flipped and _has_side(text):
-        return None
-    ids = expression.ann_ids
-    if ids is None:
-        if flipped or expression.box is None:
-            return None
-        matches = [item.id for item in photo.instances if _iou(item.box, expression.box) >= MIN_MATCH_IOU]
-        if len(matches) != 1:
-            return None
-        ids = (matches[0],)
-    if not ids:
-        return text, f"{REJ_TOKEN} I see nothing here that fits “{text}”.", ids
-    verb = "are" if len(ids) > 1 else "is"
-    return text, f"{SEG_TOKEN} Here {verb} {text}.", ids
-
-
-def _has_side(text: str) -> bool:
-    # Also "leftmost", "left-hand", "topleft"; that "leftover" goes too costs little.
-    return re.search(r"\b(top|bottom|upper|lower)?(left|right)", text.lower()) is not None
-
-
-def _iou(a: Box, b: Box) -> float:
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    overlap = max(0.0, width) * max(0.0, height)
-    return overlap / max(1e-6, a[2] * a[3] + b[2] * b[3] - overlap)
+@functools.lru_cache(maxsize=64)
+def _order(key: str, size: int) -> array.array[int]:
+    """An epoch's order. Kept for as long as it is likely to be asked for: shuffling costs, drawing does not."""
+    order = array.array("q", range(size))
+    random.Random(key).shuffle(order)
+    return order

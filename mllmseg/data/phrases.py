@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mllmseg.constants import REJ_TOKEN, SEG_TOKEN
 from mllmseg.data import words
+from mllmseg.data.clause_forms import Form, speak, terse
 from mllmseg.data.programs import Reference
 
 SYNONYM_SHARE = 0.15
@@ -78,23 +79,33 @@ class Wording:
 def word(reference: Reference, rng: random.Random, *, synonyms: bool = True) -> Wording:
     """Puts a reference into words: draws nouns, a template, a question around it and an answer."""
     nouns = [_noun(category, rng if synonyms else None) for category in reference.categories]
-    template = _template(reference.templates, nouns[0], rng)
-    phrase = _fill(template, nouns, reference.categories[0])
-    plural = _takes_plural(template, nouns[0], several=reference.plural)
-    if rng.random() < RAW_SHARE:
-        text = _bare(phrase) if rng.random() < BARE_SHARE else phrase
+    if reference.said or reference.denied:
+        form = speak(reference, nouns[0], rng, synonyms=SYNONYM_SHARE if synonyms else 0.0)
+        plural = not form.phrase.startswith("every") and (reference.plural or words.is_plural(nouns[0]))
+        missing = form.phrase.removeprefix("the ")
     else:
-        text = rng.choice(_QUESTIONS[plural]).format(x=phrase)
+        template = _template(reference.templates, nouns[0], rng)
+        form = Form(_fill(template, nouns, reference.categories[0]), terse=rng.random() < BARE_SHARE)
+        plural = _takes_plural(template, nouns[0], several=reference.plural)
+        missing = _fill(reference.missing, nouns, reference.categories[0])
+    return Wording(_question(form, plural, rng), _answer(reference, form.phrase, missing, nouns, plural, rng))
+
+
+def _question(form: Form, plural: bool, rng: random.Random) -> str:
+    if form.sentence:
+        return form.sentence
+    if rng.random() < RAW_SHARE:
+        return terse(form.phrase) if form.terse else form.phrase
+    return rng.choice(_QUESTIONS[plural]).format(x=form.phrase)
+
+
+def _answer(reference: Reference, phrase: str, missing: str, nouns: list[str], plural: bool, rng: random.Random) -> str:
     if reference.ids:
-        return Wording(text, f"{SEG_TOKEN} " + rng.choice(_FOUND[plural]).format(x=phrase))
-    missing = _fill(reference.missing, nouns, reference.categories[0])
-    missing_plural = "{cs}" in reference.missing or words.is_plural(nouns["{d" in reference.missing[:2]])
-    return Wording(text, f"{REJ_TOKEN} " + rng.choice(_MISSING[missing_plural]).format(x=missing))
-
-
-def _bare(phrase: str) -> str:
-    """Without its article, as people type in haste; a pair loses both."""
-    return phrase.replace("the ", "") if " and the " in phrase else phrase.removeprefix("the ")
+        return f"{SEG_TOKEN} " + rng.choice(_FOUND[plural]).format(x=phrase)
+    if reference.denials:
+        return f"{REJ_TOKEN} " + rng.choice(reference.denials)
+    several = "{cs}" in reference.missing or words.is_plural(nouns["{d" in reference.missing[:2]])
+    return f"{REJ_TOKEN} " + rng.choice(_MISSING[several]).format(x=missing)
 
 
 def _noun(category: str, rng: random.Random | None) -> str:
@@ -119,7 +130,7 @@ def _fill(template: str, nouns: list[str], category: str) -> str:
         ac=words.with_article(first),
         d=second,
         ds=words.plural(second),
-        who="who" if category == "person" else "that",
+        who="who" if category in words.PEOPLE else "that",
     )
 
 

@@ -13,6 +13,8 @@ from itertools import combinations, permutations
 
 from mllmseg.data import scene as geometry
 from mllmseg.data import words
+from mllmseg.data.affordances import SURFACES
+from mllmseg.data.clauses import Clause
 from mllmseg.data.scene import Scene, Thing
 from mllmseg.registry import Registry
 
@@ -28,6 +30,12 @@ class Reference:
         templates: phrases with their article, the most usual one first.
         plural: several things are meant.
         missing: what to say is not there, without an article; only where `ids` is empty.
+        arguments: what the program was given besides the categories: `red`, `left of dog`.
+        said: clauses that hold for what is meant; with these or `denied`, there are no templates (`clause_forms`).
+        denied: clauses that do not.
+        count: the number to say, or 0 to say none.
+        excepted: say "all but those that `denied` holds for".
+        denials: whole answers where nothing fits, in place of the usual ones.
     """
 
     program: str
@@ -36,6 +44,12 @@ class Reference:
     templates: tuple[str, ...]
     plural: bool = False
     missing: str = ""
+    arguments: tuple[str, ...] = ()
+    said: tuple[Clause, ...] = ()
+    denied: tuple[Clause, ...] = ()
+    count: int = 0
+    excepted: bool = False
+    denials: tuple[str, ...] = ()
 
 
 Program = Callable[[Scene], Iterator[Reference]]
@@ -72,6 +86,8 @@ SMALLEST = ("the smallest {c}", "the littlest {c}", "the smallest of the {cs}")
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 ALL = ("all the {cs}", "the {cs}", "every {c}", "all {cs}", "each {c}")
 UNIQUE = ("the {c}", "{ac}")
+COLOURED = tuple(f"the {colour} {{c}}" for colour in ("red", "black", "white", "blue", "green", "yellow", "brown"))
+BOTH = ("both {cs}", "the two {cs}")
 
 
 @PROGRAMS.register("unique")
@@ -154,6 +170,8 @@ def relation(scene: Scene) -> Iterator[Reference]:
     """The one that stands in a relation to the only one of another category, where no other could."""
     for category, things, landmark, mark in landmarks(scene):
         for direction, templates in BEYOND.items():
+            if direction in ("top", "bottom") and landmark in SURFACES:
+                continue
             hits = [thing for thing in things if geometry.is_beyond(thing, mark, direction)]
             if len(hits) == 1 and not any(
                 geometry.may_be_beyond(thing, mark, direction) for thing in things if thing is not hits[0]

@@ -33,7 +33,9 @@ class Query:
         text: the sentence.
         ref: queries of one referent share it (R-RIS scores group by it); often `DATASET/ref_id`.
         has_target: something in the image fits the sentence; None where that is unknown (prediction only).
-        kind: such as `template`, `human`, the name of a rule, or nothing.
+        kind: a name to break results down by, such as `human`, with parts of it behind slashes as in `template/left`;
+            or nothing.
+        box: (x, y, width, height) of the target in pixels, where that is known but not its mask.
     """
 
     id: str
@@ -42,6 +44,7 @@ class Query:
     ref: str
     has_target: bool | None
     kind: str = ""
+    box: tuple[float, float, float, float] | None = None
 
 
 class ReferringDataset(Protocol):

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 from mllmseg.data import words
 from mllmseg.data.datasets.coco_mini import Instance, Photo
+from mllmseg.data.looks import Look
 
 MIN_AREA = 0.003  # of the photo, by box: smaller things are no target of their own
 SALIENT_AREA = 0.10  # a thing this large may be called "the person" although smaller ones may be unlabelled
@@ -60,10 +61,19 @@ class Scene:
         salient: single large things outside the scope: may be named, but nothing may be said about their number.
         present: every category with a label, crowds too.
         absent: categories that are certainly not in the photo, nor anything that might be taken for them.
+        labelled: every category with a label → its things, crowds too.
+        scope: categories that were looked for.
+        captions: sentences about the whole photo.
     """
 
-    def __init__(self, photo: Photo, categories: Mapping[str, bool], allowed: Collection[int] | None = None) -> None:
-        """`allowed`: ids that may be targets (those with a mask, say); None allows all."""
+    def __init__(
+        self,
+        photo: Photo,
+        categories: Mapping[str, bool],
+        allowed: Collection[int] | None = None,
+        looks: Mapping[int, Look] | None = None,
+    ) -> None:
+        """`allowed`: ids that may be targets (those with a mask, say); None allows all. `looks`: as measured."""
         by_category: dict[str, list[Thing]] = {}
         crowded = {item.category for item in photo.instances if item.is_crowd}
         for item in photo.instances:
@@ -71,6 +81,10 @@ class Scene:
         certain = {c: tuple(things) for c, things in by_category.items() if c not in crowded}
         nameable = {c: things for c, things in certain.items() if c not in words.UNNAMEABLE}
         self._isthing = categories
+        self._looks = looks or {}
+        self.labelled = by_category
+        self.scope = photo.scope
+        self.captions = photo.captions
         self.present = frozenset(by_category)
         self.groups = {c: things for c, things in nameable.items() if c in photo.scope}
         self.salient = {
@@ -97,6 +111,10 @@ class Scene:
         singles = {c: things[0] for c, things in self.groups.items() if len(things) == 1}
         singles.update(self.salient)
         return {c: thing for c, thing in singles.items() if not self._blurred(c)}
+
+    def look(self, thing: Thing) -> Look | None:
+        """What was measured of a thing, if it was."""
+        return self._looks.get(thing.id)
 
     def is_thing(self, category: str) -> bool:
         """Whether it is a thing, else stuff."""
@@ -196,3 +214,9 @@ def is_beside(first: Thing, second: Thing) -> bool:
 def in_half(thing: Thing, side: str) -> bool:
     """Whether a thing lies wholly in the `left` or `right` half, with room to spare."""
     return thing.x1 <= 0.45 if side == "left" else thing.x0 >= 0.55
+
+
+def in_box(point: tuple[float, float], thing: Thing, *, margin: float = 0.0) -> bool:
+    """Whether a point lies in a thing's box, widened by `margin`."""
+    (x, y), m = point, margin
+    return thing.x0 - m <= x <= thing.x1 + m and thing.y0 - m <= y <= thing.y1 + m

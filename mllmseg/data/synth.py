@@ -1,7 +1,8 @@
 """Sentences about labelled photos, with targets that follow from the labels: training's first teacher.
 
-`programs` says what can be referred to, `phrases` how it is said; here the two are drawn in proportion, together with
-sentences that have no target. Those are worded like the others, so that the words alone never give the decision away.
+`programs` and `compound` say what can be referred to, `negatives` what is asked for in vain, `phrases` how it is said;
+here they are drawn in proportion. Sentences without a target are worded like the others, so that the words alone never
+give the decision away.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from mllmseg.data import phrases, programs, words
-from mllmseg.data import scene as geometry
+from mllmseg.data import colours, compound, phrases  # compound registers its programs
 from mllmseg.data.datasets.coco_mini import Photo
+from mllmseg.data.looks import Look
+from mllmseg.data.negatives import NEGATIVES, absent
 from mllmseg.data.programs import PROGRAMS, Reference
 from mllmseg.data.scene import Scene
 
@@ -31,27 +33,54 @@ PROGRAM_WEIGHTS: Mapping[str, float] = {
     "nearest": 4,
     "group": 3,
     "exclusion": 3,
+    "colour": 10,
+    "clothing": 7,
+    "brightness": 2,
+    "on": 5,
+    "bearing": 3,
+    "inside": 3,
+    "between": 3,
+    "with": 5,
+    "not": 6,
+    "neither": 3,
+    "except": 3,
+    "count": 5,
+    "action": 5,
+    "described": 4,
+    "compound": 9,
+    "nested": 3,
+    "long": 9,
 }
-IMPOSSIBLE_SHARE = 0.15  # of the negatives: the category is there, the place or relation is not
-PLAUSIBLE_SHARE = 0.5  # of the absent categories drawn are often seen with a present one
-FREQUENT_SHARE = 0.3  # are drawn as often as the category is a target elsewhere; the rest uniformly
-
-# The same forms as the positives', so that "all the …" or "… on the left" does not mean that there is one.
-_ABSENT_FORMS: tuple[tuple[tuple[str, ...], str, float], ...] = (
-    (programs.UNIQUE, "{c}", 50),
-    (programs.ALL, "{cs}", 12),
-    (programs.SIDE["left"], "{c}", 6),
-    (programs.SIDE["right"], "{c}", 6),
-    (programs.EXTREME["left"], "{c}", 3),
-    (programs.EXTREME["right"], "{c}", 3),
-    (programs.EXTREME["top"], "{c}", 3),
-    (programs.EXTREME["bottom"], "{c}", 3),
-    (programs.LARGEST, "{c}", 3),
-    (programs.LARGER, "{c}", 3),
-    (programs.HALF["left"], "{c}", 1),
-    (programs.HALF["right"], "{c}", 1),
-)
-_RELATION_SHARE = 0.08  # of the absent ones are asked for, or used as a landmark, beside something present
+# The same for sentences without a target; `no_target`: nothing of the category is there.
+NEGATIVE_WEIGHTS: Mapping[str, float] = {
+    "no_target": 62,
+    "impossible": 10,
+    "wrong_attribute": 9,
+    "wrong_relation": 5,
+    "swapped": 4,
+    "wrong_count": 5,
+    "wrong_pair": 5,
+}
+# Programs by what must be understood to follow them: how results are broken down.
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "category": ("unique", "all", "described"),
+    "position": ("side_of_two", "extreme", "middle", "ordinal", "half"),
+    "attribute": ("size", "colour", "clothing", "brightness"),
+    "relation": ("relation", "nearest", *compound.RELATIONS),
+    "exclusion": ("exclusion", "not", "neither", "except"),
+    "count": ("count", "group"),
+    "action": ("action",),
+    "compound": ("compound", "nested"),
+    "long": ("long",),
+    "absent": ("no_target",),
+    "wrong place": ("impossible",),
+    "wrong attribute": ("wrong_attribute",),
+    "wrong relation": ("wrong_relation", "swapped"),
+    "wrong count": ("wrong_count",),
+    "wrong pair": ("wrong_pair",),
+}
+_COLOUR_WORDS = tuple(f" {word}" for word in (*colours.NAMES, "dark", "light", "bright"))
+KIND_OF = {program: kind for kind, members in KINDS.items() for program in members}
 
 
 @dataclass(frozen=True)
@@ -62,13 +91,25 @@ class Query:
         text: the question.
         answer: starts with [SEG] or [REJ].
         instance_ids: the instances meant, whose union is the mask; empty where there is no target.
-        program: which program made it; `no_target` (category absent) or `impossible` (place or relation absent).
+        program: which program or, without a target, which kind of negative made it (`KINDS` has all of them).
+        arguments: what it was made of: categories first, then `red`, `left of dog`, `not on chair`.
     """
 
     text: str
     answer: str
     instance_ids: tuple[int, ...]
     program: str
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """What must be understood to answer: `attribute`, `relation`, `wrong count`."""
+        return KIND_OF[self.program]
+
+    @property
+    def names_colour(self) -> bool:
+        """Whether its truth hangs on a colour, so that the photo's colours must stay as they are."""
+        return any(word in f" {self.text.lower()} " for word in _COLOUR_WORDS)
 
 
 def sentences(
@@ -81,6 +122,8 @@ def sentences(
     allowed: Collection[int] | None = None,
     weights: Mapping[str, float] = PROGRAM_WEIGHTS,
     frequency: Mapping[str, float] | None = None,
+    looks: Mapping[int, Look] | None = None,
+    negative_weights: Mapping[str, float] = NEGATIVE_WEIGHTS,
 ) -> list[Query]:
     """Draws up to `positives` sentences with a target and up to `negatives` without, all of different wording.
 
@@ -94,14 +137,17 @@ def sentences(
             and the like then need every instance to be allowed.
         weights: program → how often; programs without an entry are not used.
         frequency: category → how often it is a target in the data (`target_frequency`), to draw absent ones alike.
+        looks: what was measured of the photo's pixels (`looks.measure`); without it nothing is said about colours, nor
+            about what lies on what.
+        negative_weights: kind of negative → how often; kinds without an entry are not used.
 
     Returns:
         Positives first.
     """
-    scene = Scene(photo, categories, allowed)
+    scene = Scene(photo, categories, allowed, looks)
     seen: set[str] = set()
     found = _draw(_positives(scene, rng, weights, allowed), positives, rng, seen)
-    missing = _draw(_negatives(scene, rng, frequency), negatives, rng, seen)
+    missing = _draw(_negatives(scene, rng, frequency, negative_weights), negatives, rng, seen)
     return found + missing
 
 
@@ -122,7 +168,8 @@ def _draw(references: Iterator[Reference], count: int, rng: random.Random, seen:
         key = wording.text.lower()
         if key not in seen:
             seen.add(key)
-            queries.append(Query(wording.text, wording.answer, reference.ids, reference.program))
+            arguments = (*reference.categories, *reference.arguments)
+            queries.append(Query(wording.text, wording.answer, reference.ids, reference.program, arguments))
         if len(queries) == count:
             break
     return queries
@@ -138,75 +185,28 @@ def _positives(
         if pool and weights[name] > 0:
             rng.shuffle(pool)
             pools[name] = pool
+    yield from _drawn(pools, weights, rng)
+
+
+def _negatives(
+    scene: Scene, rng: random.Random, frequency: Mapping[str, float] | None, weights: Mapping[str, float]
+) -> Iterator[Reference]:
+    """What is not there, in random order: first the kind by weight, then one of it."""
+    pools: dict[str, list[Reference]] = {}
+    for name in weights:
+        pool = list(absent(scene, rng, frequency) if name == "no_target" else NEGATIVES.get(name)(scene))
+        if pool and weights[name] > 0:
+            if name != "no_target":
+                rng.shuffle(pool)
+            pools[name] = pool[::-1]
+    yield from _drawn(pools, weights, rng)
+
+
+def _drawn(pools: dict[str, list[Reference]], weights: Mapping[str, float], rng: random.Random) -> Iterator[Reference]:
+    """Empties the pools from their ends, one chosen by weight each time."""
     while pools:
         names = list(pools)
         name = rng.choices(names, [weights[n] for n in names])[0]
         yield pools[name].pop()
         if not pools[name]:
             del pools[name]
-
-
-def _negatives(scene: Scene, rng: random.Random, frequency: Mapping[str, float] | None) -> Iterator[Reference]:
-    impossible = [pool for kind in (_other_half, _next_ordinal, _other_side) if (pool := list(kind(scene)))]
-    absent = list(scene.absent)
-    while absent or impossible:
-        if impossible and (not absent or rng.random() < IMPOSSIBLE_SHARE):
-            pool = rng.choice(impossible)
-            yield pool.pop(rng.randrange(len(pool)))
-            impossible = [pool for pool in impossible if pool]
-        else:
-            category = _pick_absent(scene, absent, rng, frequency)
-            absent.remove(category)
-            yield _absent_reference(scene, category, rng)
-
-
-def _pick_absent(scene: Scene, absent: list[str], rng: random.Random, frequency: Mapping[str, float] | None) -> str:
-    dice = rng.random()
-    if dice < PLAUSIBLE_SHARE:
-        plausible = [c for c in absent if any(words.share_scene(c, other) for other in scene.present)]
-        return rng.choice(plausible or absent)
-    if frequency and dice < PLAUSIBLE_SHARE + FREQUENT_SHARE:
-        return rng.choices(absent, [frequency.get(c, 0.0) + 1.0 for c in absent])[0]
-    return rng.choice(absent)
-
-
-def _absent_reference(scene: Scene, category: str, rng: random.Random) -> Reference:
-    marks = [c for c, things in scene.countable().items() if len(things) == 1 and not words.confusable(c, category)]
-    if marks and rng.random() < _RELATION_SHARE:
-        mark = rng.choice(marks)
-        templates = rng.choice([*programs.BEYOND.values(), programs.BESIDE, programs.NEAREST])
-        if rng.random() < 0.5:
-            return Reference("no_target", (), (category, mark), templates, missing="{c}")
-        return Reference("no_target", (), (mark, category), templates, missing="{d}")
-    templates, missing, _ = rng.choices(_ABSENT_FORMS, [form[2] for form in _ABSENT_FORMS])[0]
-    if words.is_mass(words.name(category)) or "-" in category:
-        templates, missing = programs.UNIQUE, "{c}"  # stuff is not counted: no "leftmost sky"
-    return Reference("no_target", (), (category,), templates, plural=missing == "{cs}", missing=missing)
-
-
-def _other_half(scene: Scene) -> Iterator[Reference]:
-    """Everything of a category lies in one half: asked for in the other."""
-    for category, things in scene.countable().items():
-        for side, other in (("left", "right"), ("right", "left")):
-            if len(things) <= 4 and all(geometry.in_half(thing, other) for thing in things):
-                yield Reference("impossible", (), (category,), programs.HALF[side], missing=f"{{c}} on the {side}")
-
-
-def _next_ordinal(scene: Scene) -> Iterator[Reference]:
-    """One more than there are: the third of two dogs."""
-    for category, things in scene.countable().items():
-        if len(things) <= 3 and all(thing.area >= geometry.MIN_AREA for thing in things):
-            for side in ("left", "right"):
-                phrase = f"{programs.ORDINALS[len(things)]} {{c}} from the {side}"
-                yield Reference("impossible", (), (category,), (f"the {phrase}",), missing=phrase)
-
-
-def _other_side(scene: Scene) -> Iterator[Reference]:
-    """Everything of a category is on one side of a landmark: asked for on the opposite one."""
-    opposites = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
-    for category, things, landmark, mark in programs.landmarks(scene):
-        for direction, opposite in opposites.items():
-            if all(geometry.is_beyond(thing, mark, opposite) for thing in things):
-                templates = programs.BEYOND[direction]
-                missing = templates[0].removeprefix("the ")
-                yield Reference("impossible", (), (category, landmark), templates, missing=missing)

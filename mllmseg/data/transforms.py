@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,17 +146,29 @@ def tower_input_size(original_size: tuple[int, int], *, tower_size: int, patch_s
     return height, width
 
 
-def preprocess(image: Image.Image, *, tower_size: int | None = 518, patch_size: int = 14) -> ImageInputs:
+def preprocess(
+    image: Image.Image,
+    *,
+    tower_size: int | None = 518,
+    patch_size: int = 14,
+    square: bool = False,
+    mean: Sequence[float] = PIXEL_MEAN,
+    std: Sequence[float] = PIXEL_STD,
+) -> ImageInputs:
     """Resizes and normalises one image for SAM and for the vision tower.
 
     SAM's input follows `segment_anything` exactly (PIL bilinear, long side 1024, zero padding after normalisation).
-    The tower's input keeps the aspect up to half a patch and has no padding (PIL bicubic, which antialiases).
+    The tower's input keeps the aspect up to half a patch, or is square, and has no padding (PIL bicubic, which
+    antialiases).
 
     Args:
         image: RGB, from `load_image`.
         tower_size: longest side of the tower's input in pixels; None where the tower reads SAM's features, which
             fills `tower_pixels` with one patch of zeros.
         patch_size: the tower's patch side in pixels.
+        square: stretch the tower's input to a square, for towers that read nothing else.
+        mean: of each channel of the tower's input, in 0..255.
+        std: their deviations.
 
     Raises:
         DataError: the image is not RGB.
@@ -169,8 +182,9 @@ def preprocess(image: Image.Image, *, tower_size: int | None = 518, patch_size: 
     if tower_size is None:
         tower_pixels = torch.zeros(3, patch_size, patch_size)
     else:
-        size = tower_input_size(original_size, tower_size=tower_size, patch_size=patch_size)
-        tower_pixels = _normalise(_resize(image, size, Image.Resampling.BICUBIC))
+        shape = (1, 1) if square else original_size
+        size = tower_input_size(shape, tower_size=tower_size, patch_size=patch_size)
+        tower_pixels = _normalise(_resize(image, size, Image.Resampling.BICUBIC), mean, std)
     return ImageInputs(
         sam_pixels=sam_pixels, tower_pixels=tower_pixels, input_size=input_size, original_size=original_size
     )
@@ -180,7 +194,9 @@ def _resize(image: Image.Image, size: tuple[int, int], resample: Image.Resamplin
     return np.array(image.resize((size[1], size[0]), resample))
 
 
-def _normalise(pixels: np.ndarray[Any, Any]) -> Tensor:
-    """`[H, W, 3]` uint8 to `[3, H, W]` float with ImageNet's mean and deviation taken out."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
-    return (torch.from_numpy(pixels).permute(2, 0, 1).float() - mean) / std
+def _normalise(
+    pixels: np.ndarray[Any, Any], mean: Sequence[float] = PIXEL_MEAN, std: Sequence[float] = PIXEL_STD
+) -> Tensor:
+    """`[H, W, 3]` uint8 to `[3, H, W]` float with mean and deviation taken out."""
+    centre, scale = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+    return (torch.from_numpy(pixels).permute(2, 0, 1).float() - centre) / scale

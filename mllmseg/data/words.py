@@ -43,6 +43,10 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
     "motorcycle": ("motorbike",),
     "mouse": ("computer mouse",),
     "person": ("human",),
+    "man": ("guy", "gentleman"),
+    "woman": ("lady",),
+    "boy": ("kid",),
+    "girl": ("kid",),
     "potted plant": ("plant",),
     "refrigerator": ("fridge",),
     "remote": ("remote control",),
@@ -56,6 +60,8 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
 
 _PLURALS = {
     "person": "people",
+    "man": "men",
+    "woman": "women",
     "knife": "knives",
     "shelf": "shelves",
     "scarf": "scarves",
@@ -143,6 +149,9 @@ _SCENES = tuple(
         ),
     )
 )
+
+# Who somebody is, as captions tell it: words for the category `person`, used like categories of their own.
+PEOPLE = frozenset({"person", "man", "woman", "boy", "girl"})
 
 # Labels that are no answer to a question.
 UNNAMEABLE = frozenset({"accessories", "skin", "food-other-merged", "platform", "light", "cardboard"})

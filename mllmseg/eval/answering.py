@@ -10,7 +10,7 @@ H W the image's own size.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mllmseg.inference.segmenter import Segmenter
 from mllmseg.models.postprocess import encode_rle, mask_boxes
-from mllmseg.structures import Segmentation
+from mllmseg.structures import ImageFeatures, Segmentation
 
 Mode = Literal["scored", "free", "teacher"]
 # So many sentences share a call: what is held in memory does not grow with the sentences about one image. A fixed
@@ -53,15 +53,26 @@ class Answerer(Protocol):
 class SegmenterAnswerer:
     """A `Segmenter`; the image is encoded once for all of its sentences."""
 
-    def __init__(self, segmenter: Segmenter, mode: Mode, threshold: float) -> None:
-        """`threshold`: of P(the target exists), for `scored` and `free`."""
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        mode: Mode,
+        threshold: float,
+        *,
+        features: Callable[[pathlib.Path], ImageFeatures] | None = None,
+    ) -> None:
+        """`threshold`: of P(the target exists), for `scored` and `free`; `features`: an image's, where it has them."""
         self.segmenter = segmenter
+        self._features = features
         self.mode = mode
         self.threshold = 0.0 if mode == "teacher" else threshold
 
     def answer(self, image: pathlib.Path, texts: Sequence[str]) -> Iterator[Answer]:
         """One answer for each sentence, in order. Raises DataError for an image or a sentence that cannot be read."""
-        self.segmenter.set_image(image)
+        if self._features is None:
+            self.segmenter.set_image(image)
+        else:
+            self.segmenter.set_features(self._features(image))
         for start in range(0, len(texts), QUERIES_PER_CALL):
             for found in self._ask(texts[start : start + QUERIES_PER_CALL]):
                 mask = found.union.cpu() if found.exists else None

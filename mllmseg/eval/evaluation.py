@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -18,9 +19,10 @@ from mllmseg.config import EvalConfig
 from mllmseg.data.referring import ReferringDataset, open_dataset
 from mllmseg.distributed import Process
 from mllmseg.errors import DataError
-from mllmseg.eval.evaluation_report import EvaluationReport, GalleryItem, choose_gallery, score_mode
+from mllmseg.eval.evaluation_report import EvaluationReport, GalleryItem, ModeResult, choose_gallery, score_mode
 from mllmseg.eval.html import render_html
 from mllmseg.eval.job import Model, PredictionJob, run_job
+from mllmseg.eval.kinds import score_kinds
 from mllmseg.eval.manifest import read_manifest
 from mllmseg.eval.markdown import render_markdown
 from mllmseg.eval.metrics import Sample
@@ -69,7 +71,7 @@ def run_evaluation(config: EvalConfig, process: Process, *, command: str = "", p
     model = Model.find(find_checkpoint(config.checkpoint), config.device, config.dtype, process, config.threads)
     load = functools.cache(functools.partial(model.load, progress=progress))
     folder = pathlib.Path(config.out)
-    for mode in config.modes:
+    for mode in (*config.modes, *config.baselines):
         job = PredictionJob(dataset, mode, config.threshold, predictions_path(folder, mode))
         run_job(job, model, process, load, resume=True, progress=progress)
     if process.rank == 0:
@@ -85,12 +87,12 @@ def build_evaluation_report(config: EvalConfig, dataset: ReferringDataset, *, co
     """Scores the predictions in the configuration's folder. Raises DataError where they are not complete."""
     folder = pathlib.Path(config.out)
     answers: dict[str, Answers] = {}
-    for mode in config.modes:
+    for mode in (*config.modes, *config.baselines):
         answers[mode] = read_answers(dataset, [predictions_path(folder, mode)])
     scorers = list(find_scorers(config.scorers))
-    modes = [score_mode(mode, found.samples, scorers=scorers) for mode, found in answers.items()]
+    modes = [score_mode(mode, answers[mode].samples, scorers=scorers) for mode in config.modes]
     manifests = {mode: read_manifest(predictions_path(folder, mode)) for mode in config.modes}
-    manifest, unknown = manifests[config.modes[0]], answers[config.modes[0]].num_unknown
+    manifest = manifests[config.modes[0]]
     names = ("protocol", "weights_sha256", "revision", "version", "queries_sha256", "checkpoint", "dtype", "device")
     report = EvaluationReport(
         dataset=dataset.name,
@@ -100,12 +102,30 @@ def build_evaluation_report(config: EvalConfig, dataset: ReferringDataset, *, co
         | {"data_sha256": answers[config.modes[0]].data_sha256}
         | {"threshold": {mode: item.threshold for mode, item in manifests.items() if item.threshold is not None}},
         model=manifest.checkpoint,
-        source=dataset.source,
+        source=_below(config.data_root, dataset.source),
         command=command,
-        notes=[f"{unknown} sentences without a known mask are predicted but not scored."] if unknown else [],
+        kinds=score_kinds(dataset.queries, answers),
+        notes=_notes(answers[config.modes[0]]),
     )
     path = predictions_path(folder, report.result.mode)
     return dataclasses.replace(report, galleries=_galleries(dataset, path, report.result.samples))
+
+
+def _below(root: str | None, source: str) -> str:
+    """Files as others would find them, too: seen from the data root."""
+    return source if root is None else source.replace(f"{pathlib.Path(root)}{os.sep}", "")
+
+
+def _notes(answers: Answers) -> list[str]:
+    unknown, boxed = answers.num_unknown, len(answers.boxed)
+    notes = []
+    if unknown - boxed:
+        notes.append(f"{unknown - boxed} sentences without a known mask are predicted but not scored.")
+    if boxed:
+        notes.append(
+            f"{boxed} sentences whose target is known by its box only are scored by boxes, apart from all else."
+        )
+    return notes
 
 
 def _galleries(
@@ -133,28 +153,35 @@ def _galleries(
 
 def plain_results(report: EvaluationReport) -> dict[str, Any]:
     """Provenance, numbers and their 95 % intervals as plain values; what is not defined is None."""
-    figures = {mode.mode: mode.scores for mode in report.modes}
     return {
         "dataset": report.dataset,
         "split": report.split,
         "source": report.source,
         "provenance": report.provenance,
         "scorers": report.result.versions,
-        "scores": {
-            mode: {
-                name: {figure: _number(found.value) for figure, found in intervals.items()}
-                for name, intervals in scores.items()
+        "scores": {mode.mode: _values(mode) for mode in report.modes},
+        "intervals": {mode.mode: _spans(mode) for mode in report.modes},
+        "kinds": {
+            kind.name: {
+                mode: {"scores": _values(found), "intervals": _spans(found)} for mode, found in kind.modes.items()
             }
-            for mode, scores in figures.items()
-        },
-        "intervals": {
-            mode: {
-                name: {figure: [_number(found.low), _number(found.high)] for figure, found in intervals.items()}
-                for name, intervals in scores.items()
-            }
-            for mode, scores in figures.items()
+            for kind in report.kinds
         },
         "num_queries": len(report.result.samples),
+    }
+
+
+def _values(mode: ModeResult) -> dict[str, dict[str, float | None]]:
+    return {
+        scorer: {figure: _number(found.value) for figure, found in figures.items()}
+        for scorer, figures in mode.scores.items()
+    }
+
+
+def _spans(mode: ModeResult) -> dict[str, dict[str, list[float | None]]]:
+    return {
+        scorer: {figure: [_number(found.low), _number(found.high)] for figure, found in figures.items()}
+        for scorer, figures in mode.scores.items()
     }
 
 

@@ -42,6 +42,21 @@ class ModeResult:
 
 
 @dataclass(frozen=True)
+class KindResult:
+    """Sentences of one kind, scored apart from all others.
+
+    Attributes:
+        name: of the kind; `all sentences`.
+        modes: mode or baseline → `classic`, and for the model's own modes `gres` and `calibration`.
+        boxed: targets are known by their boxes only, and boxes are compared instead of masks.
+    """
+
+    name: str
+    modes: Mapping[str, ModeResult]
+    boxed: bool = False
+
+
+@dataclass(frozen=True)
 class GalleryItem:
     """One answer to look at.
 
@@ -81,6 +96,7 @@ class EvaluationReport:
         source: which files the data was read from.
         command: what to type to get this again.
         galleries: title → answers.
+        kinds: sentences by kind, all of them first; baselines stand beside the model there.
         notes: sentences the reader needs to judge the numbers.
         title: of the page; empty: dataset and split.
     """
@@ -93,6 +109,7 @@ class EvaluationReport:
     source: str = ""
     command: str = ""
     galleries: Mapping[str, Sequence[GalleryItem]] = field(default_factory=dict)
+    kinds: Sequence[KindResult] = ()
     notes: Sequence[str] = ()
     title: str = ""
 

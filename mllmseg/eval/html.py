@@ -10,6 +10,7 @@ from mllmseg.eval.compare import Comparison
 from mllmseg.eval.evaluation_report import EvaluationReport, GalleryItem
 from mllmseg.eval.figures import Plot, draw_plots, interval_bar
 from mllmseg.eval.gallery import draw_panels
+from mllmseg.eval.kind_tables import kind_tables
 from mllmseg.eval.report_tables import (
     Cell,
     Row,
@@ -38,6 +39,7 @@ def render_html(report: EvaluationReport) -> str:
     title = report.title or report.name
     sections = [
         _section("results", "Results", _table(result_table(report))),
+        *(_section(title.split()[0].lower(), title, _table(table)) for title, table in kind_tables(report)),
         *_published(report),
         _section("plots", "How it errs", f'<div class="plots">{"".join(map(_plot, draw_plots(report.result)))}</div>'),
         *(_gallery(name, items) for name, items in report.galleries.items() if items),
@@ -109,7 +111,9 @@ def _table(table: Table) -> str:
             rows.append(f'<tr class="group"><th colspan="{len(row.cells)}" scope="rowgroup">{escape(group)}</th></tr>')
         rows.append(_row(row, detailed))
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
-    body = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    # Many intervals side by side would run off the page: they go below their numbers.
+    style = ' class="dense"' if sum(detailed) > 3 else ""
+    body = f"<table{style}><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     return f'<div class="scroll">{body}</div>{note}'
 
 

@@ -12,7 +12,8 @@ import torch
 from mllmseg.data.referring import ReferringDataset
 from mllmseg.distributed import Process
 from mllmseg.errors import ConfigError, DataError
-from mllmseg.eval.answering import Mode, SegmenterAnswerer
+from mllmseg.eval.answering import Answerer, Mode, SegmenterAnswerer
+from mllmseg.eval.baselines import Baseline, build_baseline
 from mllmseg.eval.manifest import Manifest, Shard, describe, read_manifest
 from mllmseg.eval.prediction_run import (
     check_queries,
@@ -78,14 +79,14 @@ class PredictionJob:
 
     Attributes:
         dataset: the sentences.
-        mode: how they are asked.
+        mode: how they are asked; or a baseline that answers instead of the model.
         threshold: of P(the target exists).
         out: the file.
         shard: only that part of the images; None for all, or for the process's own part where there are several.
     """
 
     dataset: ReferringDataset
-    mode: Mode
+    mode: Mode | Baseline
     threshold: float
     out: pathlib.Path
     shard: Shard | None = None
@@ -96,7 +97,7 @@ class PredictionJob:
             self.dataset,
             shard,
             mode=self.mode,
-            threshold=None if self.mode == "teacher" else self.threshold,
+            threshold=self.threshold if self.mode in ("scored", "free") else None,
             checkpoint=model.checkpoint.name,
             weights_sha256=model.weights_sha256,
             dtype=str(model.dtype).removeprefix("torch."),
@@ -144,7 +145,7 @@ def run_job(
         if model.threads is None:
             manifest = dataclasses.replace(manifest, threads=read_manifest(target).threads)
         torch.set_num_threads(manifest.threads)
-        answerer = SegmenterAnswerer(load(), job.mode, job.threshold)
+        answerer = _answerer(job, load)
         images = len({job.dataset.queries[place].image for place in manifest.positions})
         with image_bar(f"{job.dataset.name} {job.mode}", images, shown=progress and process.rank == 0) as advance:
             predict(job.dataset, answerer, target, manifest, advance)
@@ -153,6 +154,12 @@ def run_job(
         wait_for_shards(parts)
         merge_predictions(job.out, parts)
         remove_shards(parts)
+
+
+def _answerer(job: PredictionJob, load: Callable[[], Segmenter]) -> Answerer:
+    if job.mode == "whole-image" or job.mode == "largest-superpixel":
+        return build_baseline(job.mode, load)
+    return SegmenterAnswerer(load(), job.mode, job.threshold)
 
 
 def _check_done(out: pathlib.Path, manifest: Manifest, *, resume: bool) -> None:

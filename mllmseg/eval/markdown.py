@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mllmseg.eval.compare import Comparison
 from mllmseg.eval.evaluation_report import EvaluationReport
+from mllmseg.eval.kind_tables import kind_tables
 from mllmseg.eval.report_tables import (
     Cell,
     Table,
@@ -25,6 +26,8 @@ def render_markdown(report: EvaluationReport) -> str:
     if report.command:
         lines += ["", "```sh", report.command, "```"]
     lines += ["", "## Results", "", *table_lines(result_table(report))]
+    for title, table in kind_tables(report):
+        lines += ["", f"## {title}", "", *table_lines(table)]
     published = published_table(report)
     if published is not None:
         lines += ["", "## Beside published numbers", "", *table_lines(published)]

@@ -6,12 +6,15 @@ import hashlib
 import math
 import pathlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import torch
 
 from mllmseg.data.referring import Mask, Query, ReferringDataset, UnknownTargetError
 from mllmseg.errors import DataError
 from mllmseg.eval.metrics import SCORERS, Sample, Scorer
 from mllmseg.eval.predictions import Place, PredictionLine, index_predictions, read_at
+from mllmseg.models.postprocess import mask_boxes
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,15 @@ class Answers:
         num_missing: how many queries have no prediction and were left out.
         num_unknown: how many have no ground truth and were left out.
         data_sha256: over what was asked and meant, whatever files it came from.
+        boxed: query id → boxes counted instead of masks, for those of the left out whose target's box is known. No
+            scorer is fed with them: an IoU of boxes is another number than one of masks.
     """
 
     samples: dict[str, Sample]
     num_missing: int
     num_unknown: int
     data_sha256: str
+    boxed: dict[str, Sample] = field(default_factory=dict)
 
 
 def read_answers(dataset: ReferringDataset, paths: Sequence[pathlib.Path], *, partial: bool = False) -> Answers:
@@ -45,12 +51,15 @@ def read_answers(dataset: ReferringDataset, paths: Sequence[pathlib.Path], *, pa
     places = index_predictions(list(paths))
     _check_coverage(dataset, places, partial=partial)
     samples: dict[str, Sample] = {}
+    boxed: dict[str, Sample] = {}
     digest = hashlib.sha256()
     missing = unknown = 0
     for index, query in enumerate(dataset.queries):
         target, place = _target(dataset, query), places.get(query.id)
         if target is None:
             unknown += 1
+            if query.box is not None and place is not None:
+                boxed[query.id] = _box_sample(query, query.box, index, _read(place, query), place)
             continue
         digest.update("\0".join((query.id, query.image, query.text, "")).encode("utf-8", "surrogatepass"))
         digest.update(target.tobytes())
@@ -58,9 +67,9 @@ def read_answers(dataset: ReferringDataset, paths: Sequence[pathlib.Path], *, pa
             missing += 1
         else:
             samples[query.id] = _sample(query, index, _read(place, query), place, target)
-    if not samples:
+    if not samples and not boxed:
         raise DataError(f"{dataset.source}: none of the {len(dataset.queries)} queries has a prediction and a target")
-    return Answers(samples, missing, unknown, digest.hexdigest())
+    return Answers(samples, missing, unknown, digest.hexdigest(), boxed)
 
 
 def find_scorers(names: Sequence[str] = ()) -> dict[str, Scorer]:
@@ -96,6 +105,30 @@ def _sample(query: Query, index: int, line: PredictionLine, place: Place, target
         ref=query.ref,
         index=index,
     )
+
+
+def _box_sample(
+    query: Query, box: tuple[float, float, float, float], index: int, line: PredictionLine, place: Place
+) -> Sample:
+    """Boxes as if they were masks: the one that is meant, and the one around what was painted."""
+    found: Sequence[int] = (0, 0, 0, 0)
+    if line.rle is not None:
+        mask = line.mask((line.rle["size"][0], line.rle["size"][1]), str(place))
+        found = mask_boxes(torch.from_numpy(mask)[None])[0].tolist()
+    (ax, ay, aw, ah), (bx, by, bw, bh) = found, (round(side) for side in box)
+    width, height = (max(min(a + m, b + n) - max(a, b), 0) for a, m, b, n in ((ax, aw, bx, bw), (ay, ah, by, bh)))
+    forced = Sample(
+        image=query.image,
+        has_target=True,
+        exists=True,
+        score=line.score,
+        intersection=width * height,
+        union=aw * ah + bw * bh - width * height,
+        predicted=aw * ah,
+        ref=query.ref,
+        index=index,
+    )
+    return forced if line.exists else forced.rejected()
 
 
 def _target(dataset: ReferringDataset, query: Query) -> Mask | None:

@@ -77,9 +77,9 @@ class HiddenTape:
         self.states: list[Tensor] = []
 
     @contextmanager
-    def recording(self, language_model: Any) -> Iterator[None]:
-        """Within this context every forward pass of `language_model` appends `[D]` float32."""
-        handle = language_model.base_model.register_forward_hook(self._record)
+    def recording(self, decoder: Any) -> Iterator[None]:
+        """Within this context every forward pass of `decoder` appends `[D]` float32."""
+        handle = decoder.register_forward_hook(self._record)
         try:
             yield
         finally:
@@ -175,7 +175,7 @@ def generate(
         threshold=threshold,
         decide=decide,
     )
-    with tape.recording(language_model):
+    with tape.recording(mllm.decoder):
         output = language_model.generate(
             input_ids=input_ids[None],
             attention_mask=torch.ones_like(input_ids)[None],

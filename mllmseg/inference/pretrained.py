@@ -47,17 +47,24 @@ def pick_device(device: torch.device | str | None) -> torch.device:
 
 
 def pick_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
-    """The language model's dtype: the one asked for, or bfloat16 on CUDA and float32 elsewhere.
+    """The language model's dtype: the one asked for, or bfloat16 where the device computes in it, else float32.
 
     Raises:
         ConfigError: neither float32 nor bfloat16.
     """
     if dtype is None or dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
     chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen is None or chosen not in _DTYPES.values():
         raise ConfigError(f"dtype '{dtype}': use float32 or bfloat16")
     return chosen
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32: a CPU without instructions for it emulates them slowly."""
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    return device.type == "cuda"
 
 
 def embedded_checkpoint() -> Path:
@@ -112,9 +119,10 @@ def load_pretrained(
             if spec is not None and spec.startswith(SCHEME):
                 resolve(spec, progress=progress)
     model = load_checkpoint(folder)
-    # Merged in float32 and rounded once.
+    # Merged in the precision it was trained in and rounded once; a quantised model is neither merged nor cast.
     model.mllm.merge_lora()
-    model.mllm.language_model.to(dtype)
+    if not model.mllm.is_quantized:
+        model.mllm.language_model.to(dtype)
     return model
 
 

@@ -6,6 +6,7 @@ H W the image's own size, S superpixels, V visual tokens, N masks, M queries, D 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,8 @@ from torch.nn import functional as F
 
 from mllmseg.constants import SEG_TOKEN
 from mllmseg.data.conversation import ConversationEncoder
+from mllmseg.inference.answers import check_question
+from mllmseg.models.folded_decoder import FoldedDecoder
 from mllmseg.models.head import HeadOutput, Regions, maximise_expected_iou
 from mllmseg.models.mllm import branch_attention_mask
 from mllmseg.models.mllmseg import MLLMSeg
@@ -23,6 +26,9 @@ from mllmseg.models.postprocess import postprocess_masks
 from mllmseg.structures import ImageFeatures, Turn, VisualTokens
 from mllmseg.timing import Stopwatch
 
+# Queries share a forward pass up to so many text tokens: the attention of packed queries to each other is masked out
+# but computed, so larger packs waste more than they save.
+MAX_PACKED_TOKENS = 512
 # SAM's decoder works on so many masks at once; each takes about 20 MB of activations.
 MASKS_PER_BATCH = 8
 
@@ -65,7 +71,7 @@ def build_scene(
         text = encoder.prefix(len(tokens.tokens)).to(tokens.tokens.device)
         hidden, cache = model.mllm(
             text.input_ids[None],
-            visual_tokens=tokens.tokens,
+            visual_tokens=tokens.embeddings,
             attention_mask=branch_attention_mask([text]),
             position_ids=text.position_ids[None],
             past_key_values=model.mllm.new_cache(),
@@ -73,6 +79,34 @@ def build_scene(
         is_image = text.input_ids == model.mllm.image_token_id
         regions = model.describe(features, tokens, hidden[0, is_image].float())
     return Scene(image, features, tokens, regions, cache, text.prefix_length, clock.milliseconds)
+
+
+def pack_queries(
+    encoder: ConversationEncoder, scene: Scene, queries: list[str], check_length: Callable[[str, int], None]
+) -> list[list[str]]:
+    """Consecutive queries that share a forward pass.
+
+    Args:
+        encoder: of the model.
+        scene: the image.
+        queries: phrases or questions.
+        check_length: called with each query and the tokens it makes the language model read, prefix included.
+
+    Raises:
+        DataError: a query is empty or holds a reserved token.
+    """
+    packs: list[list[str]] = []
+    total = 0
+    for query in queries:
+        check_question(query)
+        length = len(encoder.encode([[Turn(query, SEG_TOKEN)]], 1, with_prefix=False).input_ids)
+        check_length(query, scene.prefix_length + length)
+        if not packs or total + length > MAX_PACKED_TOKENS:
+            packs.append([])
+            total = 0
+        packs[-1].append(query)
+        total += length
+    return packs
 
 
 def score_queries(
@@ -98,7 +132,9 @@ def choose_superpixels(scene: Scene, head: HeadOutput) -> HeadOutput:
     return replace(head, superpixel_logits=logits)
 
 
-def decode_masks(model: MLLMSeg, scene: Scene, head: HeadOutput, clock: Stopwatch) -> tuple[Tensor, Tensor]:
+def decode_masks(
+    model: MLLMSeg, decoder: FoldedDecoder, scene: Scene, head: HeadOutput, clock: Stopwatch
+) -> tuple[Tensor, Tensor]:
     """Stages 7 and 8 for the rows of `head`.
 
     Returns:
@@ -111,7 +147,7 @@ def decode_masks(model: MLLMSeg, scene: Scene, head: HeadOutput, clock: Stopwatc
     for start in range(0, count, MASKS_PER_BATCH):
         part = head.select(torch.arange(start, min(start + MASKS_PER_BATCH, count), device=scene.regions.tokens.device))
         with clock.stage("mask_decoder"):
-            low_res_masks, iou_predictions = model.decode(features, part)
+            low_res_masks, iou_predictions = model.decode(features, part, decoder.decode_masks)
         with clock.stage("postprocess"):
             found = postprocess_masks(low_res_masks, features.input_size, features.original_size)
             for row in (~found.flatten(1).any(1)).nonzero()[:, 0].tolist():

@@ -9,6 +9,7 @@ import copy
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from os import PathLike
 from typing import Any, Self, overload
 
@@ -16,24 +17,30 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mllmseg.constants import SEG_TOKEN
 from mllmseg.data.conversation import ConversationEncoder
 from mllmseg.data.transforms import ImageSource, load_image, preprocess
 from mllmseg.errors import DataError
 from mllmseg.inference.answers import check_question, compose_answer, is_referring
 from mllmseg.inference.generation import generate, turns_of
 from mllmseg.inference.pretrained import load_pretrained, pick_device, pick_dtype
-from mllmseg.inference.scene import Scene, build_scene, choose_superpixels, decode_masks, score_queries
+from mllmseg.inference.scene import (
+    Scene,
+    build_scene,
+    choose_superpixels,
+    decode_masks,
+    pack_queries,
+    score_queries,
+)
+from mllmseg.inference.scene_cache import SceneCache
+from mllmseg.models.folded_decoder import FoldedDecoder
 from mllmseg.models.head import HeadOutput
 from mllmseg.models.mllmseg import MLLMSeg
 from mllmseg.models.postprocess import mask_boxes
-from mllmseg.structures import ImageFeatures, Segmentation, Turn
+from mllmseg.structures import ImageFeatures, Segmentation
 from mllmseg.timing import Stopwatch
 
-# Queries share a forward pass up to so many text tokens: the attention of packed queries to each other is masked out
-# but computed, so larger packs waste more than they save.
-MAX_PACKED_TOKENS = 512
 DEFAULT_THRESHOLD = 0.5
+DEFAULT_IMAGE_CACHE_BYTES = 1 << 28  # some twenty photos of one megapixel
 
 
 class Segmenter:
@@ -43,16 +50,27 @@ class Segmenter:
         model: the model; it is moved to `device`. Its mode (train or eval) is left as it is found.
         device: where to compute; None for where the model is.
         threshold: a target exists where P(it exists) reaches this.
+        image_cache_bytes: how much to remember of images seen before, for a model that is trained no more.
     """
 
     def __init__(
-        self, model: MLLMSeg, *, device: torch.device | str | None = None, threshold: float = DEFAULT_THRESHOLD
+        self,
+        model: MLLMSeg,
+        *,
+        device: torch.device | str | None = None,
+        threshold: float = DEFAULT_THRESHOLD,
+        image_cache_bytes: int = 0,
     ) -> None:
         self.device = next(model.head.parameters()).device if device is None else pick_device(device)
         self.model = model.to(self.device)
         self.threshold = threshold
+        # Its own, not the superpixel generator's: that one stays as SAM came, this one may have been trained.
+        self._decoder = FoldedDecoder(
+            model.vision.sam, getattr(torch, model.config.superpixels.dtype), mask_decoder=model.mask_decoder
+        )
         self.encoder = ConversationEncoder(model.mllm.tokenizer, model.config.language_model.system_prompt)
         self._scene: Scene | None = None
+        self._scenes = SceneCache(image_cache_bytes)
         self._lock = threading.RLock()
 
     @classmethod
@@ -63,6 +81,7 @@ class Segmenter:
         device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,
         threshold: float = DEFAULT_THRESHOLD,
+        image_cache_bytes: int = DEFAULT_IMAGE_CACHE_BYTES,
         progress: bool = False,
     ) -> Self:
         """Loads a trained model for inference: LoRA is merged, so it cannot be trained or saved again.
@@ -70,8 +89,9 @@ class Segmenter:
         Args:
             name_or_path: a checkpoint folder, a Hugging Face hub id, or None for the model inside this package.
             device: None for the best there is: cuda, mps, cpu.
-            dtype: of the language model, `float32` or `bfloat16`; None for bfloat16 on CUDA, float32 elsewhere.
+            dtype: of the language model, `float32` or `bfloat16`; None for bfloat16 where the device computes in it.
             threshold: a target exists where P(it exists) reaches this.
+            image_cache_bytes: images seen before are remembered up to this size, shared by all forks; 0 for none.
             progress: show a progress bar on stderr where pre-trained weights must be fetched.
 
         Raises:
@@ -81,7 +101,7 @@ class Segmenter:
         """
         chosen = pick_device(device)
         model = load_pretrained(name_or_path, dtype=pick_dtype(dtype, chosen), progress=progress)
-        return cls(model, device=chosen, threshold=threshold)
+        return cls(model, device=chosen, threshold=threshold, image_cache_bytes=image_cache_bytes)
 
     def fork(self) -> Self:
         """Another segmenter over the same weights without an image: one a user, at hardly any cost."""
@@ -116,16 +136,17 @@ class Segmenter:
         clock = Stopwatch(self.device)
         with clock.stage("read"):
             loaded = load_image(image)
-        tower = self.model.vision.vision_tower
+            key = self._scenes.key(loaded)
+        known = self._scenes.get(key)
+        if known is not None:
+            self._scene = replace(known, timings=clock.milliseconds)
+            return
         with clock.stage("preprocess"):
-            inputs = preprocess(
-                loaded,
-                tower_size=self.model.config.vision_tower.image_size if tower.needs_pixels else None,
-                patch_size=tower.patch_size,
-            ).to(self.device)
+            inputs = preprocess(loaded, **self.model.vision.tower_input).to(self.device)
         with self._computing():
             features = self.model.encode_image(inputs, clock)
         self._set(features, loaded, clock)
+        self._scenes.put(key, self._require_scene())
 
     def set_features(self, features: ImageFeatures) -> None:
         """Takes an image's features instead of the image, from a cache for instance."""
@@ -163,16 +184,17 @@ class Segmenter:
         scene, clock = self._require_scene(), Stopwatch(self.device)
         if not queries:
             return []
+        packs = pack_queries(self.encoder, scene, queries, self._check_length)
         with self._computing():
             with clock.stage("language_model"):
-                outputs = [score_queries(self.model, self.encoder, scene, pack) for pack in self._packs(scene, queries)]
+                outputs = [score_queries(self.model, self.encoder, scene, pack) for pack in packs]
             scores = [float(score) for output in outputs for score in output[1]]
             exists = [score >= threshold for score in scores]
             head = HeadOutput(
                 torch.cat([output[0].superpixel_logits for output in outputs]),
                 torch.cat([output[0].prompt_embeddings for output in outputs]),
             ).select(torch.tensor(exists, device=self.device))
-            masks, mask_scores = decode_masks(self.model, scene, head, clock)
+            masks, mask_scores = decode_masks(self.model, self._decoder, scene, head, clock)
         timings = scene.timings | {name: time / len(queries) for name, time in clock.milliseconds.items()}
         results, row = [], 0
         for query, score, found in zip(queries, scores, exists, strict=True):
@@ -226,28 +248,13 @@ class Segmenter:
                 )
                 head = self.model.head(generated.seg_hidden_states, generated.words, scene.regions)
                 head = choose_superpixels(scene, head)
-            masks, mask_scores = decode_masks(self.model, scene, head, clock)
+            masks, mask_scores = decode_masks(self.model, self._decoder, scene, head, clock)
         answer = generated.text
         if generated.decided and not any(letter.isalnum() for letter in answer):
             answer = compose_answer(question, exists=len(masks) > 0)
         timings = scene.timings | clock.milliseconds
         logits = head.superpixel_logits
         return self._result(scene, question, answer, generated.score, logits, masks, mask_scores, timings)
-
-    def _packs(self, scene: Scene, queries: list[str]) -> Iterator[list[str]]:
-        """Consecutive queries that share a forward pass."""
-        pack: list[str] = []
-        total = 0
-        for query in queries:
-            check_question(query)
-            length = len(self.encoder.encode([[Turn(query, SEG_TOKEN)]], 1, with_prefix=False).input_ids)
-            self._check_length(query, scene.prefix_length + length)
-            if pack and total + length > MAX_PACKED_TOKENS:
-                yield pack
-                pack, total = [], 0
-            pack.append(query)
-            total += length
-        yield pack
 
     def _result(
         self,

@@ -4,6 +4,7 @@
 - `config.yaml`: the `ModelConfig`
 - the tokenizer's files, with the new tokens
 - `training.json`: seed, data, steps, time: how it came to be
+- `language_model/`, where the folder was exported: what PEFT or transformers load (`mllmseg/models/export.py`)
 """
 
 from __future__ import annotations
@@ -100,8 +101,27 @@ def _to_disk(path: pathlib.Path) -> None:
         os.close(handle)
 
 
-def load_checkpoint(folder: str | os.PathLike[str]) -> MLLMSeg:
+def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
+    """The `config.yaml` of a checkpoint; what it names as `./…` lies in the checkpoint itself, wherever that is."""
+    folder = pathlib.Path(folder)
+    config = ModelConfig.from_yaml(folder / CONFIG_FILE)
+    name = config.language_model.name
+    if not name.startswith("./"):
+        return config
+    there = str(folder.resolve() / name)
+    language_model = config.language_model.model_copy(update={"name": there})
+    tower = config.vision_tower
+    if tower.checkpoint == name:
+        tower = tower.model_copy(update={"checkpoint": there})
+    return config.model_copy(update={"language_model": language_model, "vision_tower": tower})
+
+
+def load_checkpoint(folder: str | os.PathLike[str], *, quantized: bool = True) -> MLLMSeg:
     """Builds the model of `config.yaml` and loads the trained tensors strictly.
+
+    Args:
+        folder: the checkpoint.
+        quantized: False holds the language model in full, whatever the configuration says.
 
     Raises:
         CheckpointError: the folder or a file is missing or damaged, or does not fit its configuration.
@@ -110,10 +130,19 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> MLLMSeg:
     for name in (MODEL_FILE, CONFIG_FILE):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder}: no {name} in it; give a folder written by training or export")
-    model = build_model(ModelConfig.from_yaml(folder / CONFIG_FILE))
-    try:
-        state = load_file(folder / MODEL_FILE)
-    except SafetensorError as error:
-        raise CheckpointError(f"{folder / MODEL_FILE} is damaged ({error}); fetch or export it again") from error
-    load_trained_state(model, state, source=str(folder / MODEL_FILE))
+    config = read_config(folder)
+    if not quantized:
+        language_model = config.language_model.model_copy(update={"quantization": "none"})
+        config = config.model_copy(update={"language_model": language_model})
+    model = build_model(config)
+    load_trained_file(model, folder / MODEL_FILE)
     return model.eval()
+
+
+def load_trained_file(model: nn.Module, path: pathlib.Path) -> None:
+    """Copies a checkpoint's tensors into the model. Raises CheckpointError where they are damaged or do not fit."""
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is missing or damaged ({error}); fetch or export it again") from error
+    load_trained_state(model, state, source=str(path))

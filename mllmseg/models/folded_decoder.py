@@ -1,11 +1,11 @@
-"""SAM's mask decoder for many single-point prompts on one image: the same numbers for a fifth of the work.
+"""SAM's mask decoder for many prompts on one image: the same numbers for a fifth of the work.
 
 An exact algebraic rewrite of segment_anything's `PromptEncoder` and `MaskDecoder` (arXiv 2304.02643):
 
-1. Projections of the image in the first layer do not depend on the prompt: computed once an image.
-2. In later layers the image differs for every prompt, but a prompt has only n = 7 tokens. A projection of 4096 image
-   positions is absorbed into the tokens instead: with 8 heads, 8 * 7 = 56 columns replace 128 inner dimensions (the
-   trick of multi-head latent attention).
+1. Projections of the image in the first layer do not depend on a point: computed once an image.
+2. In later layers, and where a prompt has a mask, the image differs for every prompt, but a prompt has only n = 7
+   tokens. A projection of 4096 image positions is absorbed into the tokens instead: with 8 heads, 8 * 7 = 56 columns
+   replace 128 inner dimensions (the trick of multi-head latent attention).
 3. Stride-2, kernel-2 transposed convolutions do not overlap: each is a matmul, run on the valid window only, in
    channels-last layout; pixels are put in their places only once the mask logits are there.
 4. The IoU head needs no mask: its verdict comes first, and only prompts that pass are upscaled.
@@ -16,6 +16,7 @@ Shapes: P prompts, n tokens of a prompt, T = 64 * 64 image positions, M heads, c
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mllmseg.constants import SAM_EMBEDDING_STRIDE, SAM_IMAGE_SIZE, SAM_LOW_RES_STRIDE
+from mllmseg.models.folded_attention import ImageToToken, TokenToImage, heads_of
 from mllmseg.models.sam import Sam
 
 _SIDE = SAM_IMAGE_SIZE // SAM_EMBEDDING_STRIDE
+_LOW_RES_SIDE = SAM_IMAGE_SIZE // SAM_LOW_RES_STRIDE
+# Which of SAM's four masks: the one for unambiguous prompts, or subpart, part and whole.
+SINGLE_MASK, MULTIMASK = (0,), (1, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,9 @@ class PromptStates:
     """The transformer's output, before any mask.
 
     Attributes:
-        tokens: `[P, n, C]`: IoU token, four mask tokens, the point, the padding point.
+        tokens: `[P, n, C]`: IoU token, four mask tokens, the prompt's own (of a point: itself and a padding point).
         positions: `[P, T, C]`, the image as each prompt sees it.
-        iou_predictions: `[P, 3]` float32, for the subpart, part and whole mask.
+        iou_predictions: `[P, 4]` float32, for each of SAM's masks.
     """
 
     tokens: Tensor
@@ -64,90 +69,31 @@ class PromptStates:
         return PromptStates(self.tokens[index], self.positions[index], self.iou_predictions[index])
 
 
-class _TokenToImage:
-    """Attention from tokens to the image, projections of the image absorbed into the tokens."""
-
-    def __init__(self, attention: Any, position_encoding: Tensor) -> None:
-        self.attention = attention
-        self.heads = attention.num_heads
-        self.key_weight = _by_head(attention.k_proj.weight, self.heads)
-        self.value_weight = _by_head(attention.v_proj.weight, self.heads)
-        encoded = F.linear(position_encoding, attention.k_proj.weight)  # the bias shifts all logits alike: no effect
-        self.position_key = encoded.unflatten(-1, (self.heads, -1)).permute(1, 2, 0).contiguous()
-
-    def __call__(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """`[P, n, C]` (with their positional part), `[P, T, C]` → `[P, n, C]`."""
-        query = _heads_of(self.attention.q_proj(tokens), self.heads)
-        query = query * query.shape[-1] ** -0.5
-        logits = _absorbed_logits(query, self.key_weight, self.position_key, positions)
-        mixed = torch.bmm(logits.softmax(-1), positions).unflatten(1, (self.heads, -1))  # [P, M, n, C]
-        out = torch.einsum("phnd,hcd->pnhc", mixed, self.value_weight).flatten(2) + self.attention.v_proj.bias
-        return self.attention.out_proj(out)
-
-
-class _ImageToToken:
-    """Attention from the image to tokens, projections of the image absorbed into the tokens."""
-
-    def __init__(self, attention: Any, position_encoding: Tensor) -> None:
-        self.attention = attention
-        self.heads = attention.num_heads
-        self.query_weight = _by_head(attention.q_proj.weight, self.heads)
-        encoded = F.linear(position_encoding, attention.q_proj.weight, attention.q_proj.bias)
-        self.position_query = encoded.unflatten(-1, (self.heads, -1)).permute(1, 2, 0).contiguous()
-        out = attention.out_proj
-        self.out_weight = out.weight.t().unflatten(0, (self.heads, -1)).contiguous()  # [M, c, C]
-        # Attention weights of a head sum to one, so the output's bias may ride on the values: a pass over T saved.
-        self.out_bias = out.bias / self.heads
-
-    def __call__(self, positions: Tensor, keys: Tensor, values: Tensor, query: Tensor | None = None) -> Tensor:
-        """The image plus what it read from the tokens.
-
-        Args:
-            positions: `[P, T, C]`, overwritten; or `[T, C]` with `query` where all prompts still share the image.
-            keys: `[P, n, C]`, tokens with their positional part.
-            values: `[P, n, C]`.
-            query: `[M, c, T]`, the image's queries where shared.
-
-        Returns:
-            `[P, T, C]`.
-        """
-        key = _heads_of(self.attention.k_proj(keys), self.heads)
-        key = key * key.shape[-1] ** -0.5
-        value = _heads_of(self.attention.v_proj(values), self.heads)
-        value = torch.einsum("pnhc,hcd->phnd", value, self.out_weight) + self.out_bias
-        value = value.flatten(1, 2)  # [P, M n, C]
-        if query is not None:
-            logits = _logits_of_shared(key, query)
-        else:
-            logits = _absorbed_logits(key, self.query_weight, self.position_query, positions)
-        weights = logits.unflatten(1, (self.heads, -1)).softmax(2).flatten(1, 2)  # over the tokens
-        residual = positions if query is None else positions.repeat(len(keys), 1, 1)
-        return residual.baddbmm_(weights.transpose(1, 2), value)
-
-
 class FoldedDecoder:
-    """Decodes batches of points on one image.
+    """Decodes batches of prompts on one image.
 
     Args:
         sam: whose prompt encoder and mask decoder to fold; copied, later changes to it have no effect.
         dtype: of the arithmetic. float32 agrees with segment_anything to 1e-4 in the logits; bfloat16 is twice as
             fast on a CPU that has it and agrees in about 99.5 % of the mask's signs.
+        mask_decoder: to fold instead of SAM's own; one that was trained.
     """
 
-    def __init__(self, sam: Sam, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, sam: Sam, dtype: torch.dtype = torch.float32, mask_decoder: Any = None) -> None:
         self.dtype = dtype
         self.prompt_encoder = sam.prompt_encoder
-        decoder = copy.deepcopy(sam.mask_decoder).to(dtype).requires_grad_(False)
+        decoder = copy.deepcopy(mask_decoder or sam.mask_decoder).to(dtype).requires_grad_(False)
         self.decoder = decoder
         self.first, self.second = decoder.transformer.layers
         encoding = sam.get_dense_pe()[0].flatten(1).t().to(dtype)
         self.position_encoding = encoding
         self.no_mask = sam.prompt_encoder.no_mask_embed.weight.detach().to(dtype)
         self.output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        self.second_token_to_image = _TokenToImage(self.second.cross_attn_token_to_image, encoding)
-        self.final_token_to_image = _TokenToImage(decoder.transformer.final_attn_token_to_image, encoding)
-        self.first_image_to_token = _ImageToToken(self.first.cross_attn_image_to_token, encoding)
-        self.second_image_to_token = _ImageToToken(self.second.cross_attn_image_to_token, encoding)
+        self.first_token_to_image = TokenToImage(self.first.cross_attn_token_to_image, encoding)
+        self.second_token_to_image = TokenToImage(self.second.cross_attn_token_to_image, encoding)
+        self.final_token_to_image = TokenToImage(decoder.transformer.final_attn_token_to_image, encoding)
+        self.first_image_to_token = ImageToToken(self.first.cross_attn_image_to_token, encoding)
+        self.second_image_to_token = ImageToToken(self.second.cross_attn_image_to_token, encoding)
         expand, self.upscaling_norm, _, refine, _ = decoder.output_upscaling
         self.expand_weight, self.expand_bias = _as_linear(expand)
         self.refine_weight, self.refine_bias = _as_linear(refine)
@@ -161,22 +107,70 @@ class FoldedDecoder:
         heads = to_image.num_heads
         return FoldedImage(
             positions=positions.contiguous(),
-            key=_heads_of(to_image.k_proj(encoded), heads).transpose(0, 1)[None].contiguous(),
-            value=_heads_of(to_image.v_proj(positions), heads).transpose(0, 1)[None].contiguous(),
-            query=_heads_of(to_token.q_proj(encoded), heads).permute(1, 2, 0).contiguous(),
+            key=heads_of(to_image.k_proj(encoded), heads).transpose(0, 1)[None].contiguous(),
+            value=heads_of(to_image.v_proj(positions), heads).transpose(0, 1)[None].contiguous(),
+            query=heads_of(to_token.q_proj(encoded), heads).permute(1, 2, 0).contiguous(),
         )
 
     @torch.no_grad()
     def attend(self, image: FoldedImage, points: Tensor) -> PromptStates:
         """The two-way transformer for points `[P, 2]` (x, y) in SAM input pixels, and SAM's estimate of each IoU."""
-        prompt = self._embed(points)
-        first, second = self.first, self.second
-        tokens = first.norm1(first.self_attn(q=prompt, k=prompt, v=prompt))
-        tokens = first.norm2(tokens + self._first_token_to_image(tokens + prompt, image))
-        tokens = first.norm3(tokens + first.mlp(tokens))
+        labels = torch.ones(len(points), 1, dtype=torch.int, device=points.device)
+        sparse, _ = self.prompt_encoder(points=(points[:, None], labels), boxes=None, masks=None)
+        prompt = self._with_output_tokens(sparse)
+        tokens = self._ask(prompt, lambda query: self._first_token_to_image(query, image))
         positions = self.first_image_to_token(image.positions, tokens + prompt, tokens, image.query)
-        positions = first.norm4(positions)
+        return self._second_layer(prompt, tokens, positions)
 
+    @torch.no_grad()
+    def attend_prompts(
+        self, image_embeddings: Tensor, sparse_prompt_embeddings: Tensor, dense_prompt_embeddings: Tensor
+    ) -> PromptStates:
+        """The same for any prompts; each may have a mask of its own, so that nothing of the image is shared.
+
+        Args:
+            image_embeddings: `[1, 256, 64, 64]`.
+            sparse_prompt_embeddings: `[P, K, 256]`.
+            dense_prompt_embeddings: `[P, 256, 64, 64]`.
+        """
+        prompt = self._with_output_tokens(sparse_prompt_embeddings)
+        positions = (image_embeddings + dense_prompt_embeddings).flatten(2).to(self.dtype).transpose(1, 2).contiguous()
+        tokens = self._ask(prompt, lambda query: self.first_token_to_image(query, positions))
+        positions = self.first_image_to_token(positions, tokens + prompt, tokens)
+        return self._second_layer(prompt, tokens, positions)
+
+    @torch.no_grad()
+    def decode_masks(
+        self, image_embeddings: Tensor, sparse_prompt_embeddings: Tensor, dense_prompt_embeddings: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`Sam.decode_masks` with one mask a prompt: logits `[N, 1, 256, 256]` and IoU estimates `[N, 1]`, float32.
+
+        On a CPU one prompt at a time: as `upscale` does, and for the same reason.
+        """
+        count = len(sparse_prompt_embeddings)
+        size = 1 if image_embeddings.device.type == "cpu" else max(1, count)
+        masks = image_embeddings.new_empty(count, 1, _LOW_RES_SIDE, _LOW_RES_SIDE, dtype=torch.float32)
+        ious = masks.new_empty(count, 1)
+        for start in range(0, count, size):
+            part = slice(start, start + size)
+            states = self.attend_prompts(
+                image_embeddings, sparse_prompt_embeddings[part], dense_prompt_embeddings[part]
+            )
+            masks[part] = self.upscale(states, outputs=SINGLE_MASK)
+            ious[part] = states.iou_predictions[:, SINGLE_MASK]
+        return masks, ious
+
+    def _ask(self, prompt: Tensor, read_image: Callable[[Tensor], Tensor]) -> Tensor:
+        """The tokens after the first layer, before the image hears of them."""
+        first = self.first
+        tokens = first.norm1(first.self_attn(q=prompt, k=prompt, v=prompt))
+        tokens = first.norm2(tokens + read_image(tokens + prompt))
+        return first.norm3(tokens + first.mlp(tokens))
+
+    def _second_layer(self, prompt: Tensor, tokens: Tensor, positions: Tensor) -> PromptStates:
+        """What follows once each prompt has an image of its own, `positions` `[P, T, C]` before the first norm."""
+        positions = self.first.norm4(positions)
+        second = self.second
         encoded = tokens + prompt
         tokens = second.norm1(tokens + second.self_attn(q=encoded, k=encoded, v=tokens))
         tokens = second.norm2(tokens + self.second_token_to_image(tokens + prompt, positions))
@@ -185,22 +179,24 @@ class FoldedDecoder:
 
         tokens = tokens + self.final_token_to_image(tokens + prompt, positions)
         tokens = self.decoder.transformer.norm_final_attn(tokens)
-        iou = self.decoder.iou_prediction_head(tokens[:, 0])[:, 1:].float()
-        return PromptStates(tokens, positions, iou)
+        return PromptStates(tokens, positions, self.decoder.iou_prediction_head(tokens[:, 0]).float())
 
     @torch.no_grad()
-    def upscale(self, states: PromptStates, window: tuple[int, int] = (_SIDE, _SIDE)) -> Tensor:
-        """The three masks (subpart, part, whole) of each prompt.
+    def upscale(
+        self, states: PromptStates, window: tuple[int, int] = (_SIDE, _SIDE), outputs: tuple[int, ...] = MULTIMASK
+    ) -> Tensor:
+        """Masks of each prompt.
 
         Args:
             states: prompts worth a mask.
             window: (rows, columns) of the embedding grid to upscale, from the top left.
+            outputs: K of SAM's four masks: `MULTIMASK` (subpart, part, whole) or `SINGLE_MASK`.
 
         Returns:
-            mask logits `[P, 3, 4 * rows, 4 * columns]`, in the decoder's dtype.
+            mask logits `[P, K, 4 * rows, 4 * columns]`, in the decoder's dtype.
         """
         mlps = self.decoder.output_hypernetworks_mlps
-        hyper = torch.stack([mlps[index](states.tokens[:, 1 + index]) for index in (1, 2, 3)], dim=1)
+        hyper = torch.stack([mlps[index](states.tokens[:, 1 + index]) for index in outputs], dim=1)
         scale = SAM_EMBEDDING_STRIDE // SAM_LOW_RES_STRIDE
         masks = hyper.new_empty(*hyper.shape[:2], scale * window[0], scale * window[1])
         # On a CPU, one prompt at a time: its 4 MiB stay in the cache and its memory is reused. Batches cost twice.
@@ -211,7 +207,7 @@ class FoldedDecoder:
         return masks
 
     def _upscale(self, hyper: Tensor, positions: Tensor, window: tuple[int, int]) -> Tensor:
-        """`[P, 3, 32]` mask weights, `[P, T, C]` → mask logits `[P, 3, 4 * rows, 4 * columns]`."""
+        """`[P, K, 32]` mask weights, `[P, T, C]` → mask logits `[P, K, 4 * rows, 4 * columns]`."""
         prompts, (rows, columns) = len(hyper), window
         grid = positions.view(prompts, _SIDE, _SIDE, -1)[:, :rows, :columns].reshape(-1, positions.shape[-1])
         x = F.linear(grid, self.expand_weight, self.expand_bias).view(-1, self.refine_weight.shape[1])
@@ -219,58 +215,23 @@ class FoldedDecoder:
         x = _gelu_(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
         x = _gelu_(F.linear(x, self.refine_weight, self.refine_bias))  # 4 x 4 sub-pixels of 32 channels a position
         masks = torch.bmm(hyper, x.view(prompts, -1, hyper.shape[-1]).transpose(1, 2))
-        masks = masks.view(prompts, 3, rows, columns, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
-        return masks.reshape(prompts, 3, 4 * rows, 4 * columns)
+        masks = masks.view(prompts, -1, rows, columns, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
+        return masks.reshape(prompts, -1, 4 * rows, 4 * columns)
 
-    def _embed(self, points: Tensor) -> Tensor:
-        """`[P, 2]` → `[P, n, C]`: the decoder's output tokens, the point, and a padding point (no box)."""
-        labels = torch.ones(len(points), 1, dtype=torch.int, device=points.device)
-        sparse, _ = self.prompt_encoder(points=(points[:, None], labels), boxes=None, masks=None)
-        return torch.cat([self.output_tokens.expand(len(points), -1, -1), sparse.to(self.dtype)], dim=1)
+    def _with_output_tokens(self, sparse: Tensor) -> Tensor:
+        """`[P, K, C]` → `[P, 5 + K, C]`: the decoder's output tokens first."""
+        return torch.cat([self.output_tokens.expand(len(sparse), -1, -1), sparse.to(self.dtype)], dim=1)
 
     def _first_token_to_image(self, tokens: Tensor, image: FoldedImage) -> Tensor:
         """`[P, n, C]` → `[P, n, C]`; the prompts' tokens line up as one long query against shared keys."""
         attention = self.first.cross_attn_token_to_image
-        query = _heads_of(attention.q_proj(tokens.flatten(0, 1)), attention.num_heads).transpose(0, 1)[None]
+        query = heads_of(attention.q_proj(tokens.flatten(0, 1)), attention.num_heads).transpose(0, 1)[None]
         out = F.scaled_dot_product_attention(query, image.key, image.value)[0].transpose(0, 1).flatten(1)
         return attention.out_proj(out).view_as(tokens)
 
 
 def _gelu_(x: Tensor) -> Tensor:
     return torch.ops.aten.gelu_(x)  # in place: new memory for the largest map costs more than the function
-
-
-def _by_head(weight: Tensor, heads: int) -> Tensor:
-    """A projection's weight `[M c, C]` → `[M, c, C]`."""
-    return weight.unflatten(0, (heads, -1)).contiguous()
-
-
-def _heads_of(x: Tensor, heads: int) -> Tensor:
-    """`[..., M c]` → `[..., M, c]`."""
-    return x.unflatten(-1, (heads, -1))
-
-
-def _logits_of_shared(tokens: Tensor, image: Tensor) -> Tensor:
-    """`[P, n, M, c]` · `[M, c, T]` → `[P, M n, T]`."""
-    prompts, count, heads, channels = tokens.shape
-    rows = tokens.permute(2, 0, 1, 3).reshape(heads, prompts * count, channels)
-    return torch.bmm(rows, image).view(heads, prompts, count, -1).transpose(0, 1).flatten(1, 2)
-
-
-def _absorbed_logits(tokens: Tensor, weight: Tensor, position_part: Tensor, positions: Tensor) -> Tensor:
-    """Attention logits of projected tokens against the image, without projecting the image.
-
-    Args:
-        tokens: `[P, n, M, c]`, projected and scaled.
-        weight: `[M, c, C]`, the image's projection, here applied to the tokens.
-        position_part: `[M, c, T]`, the projected positional encoding, the same for every prompt.
-        positions: `[P, T, C]`.
-
-    Returns:
-        `[P, M n, T]`.
-    """
-    absorbed = torch.einsum("pnhc,hcd->phnd", tokens, weight).flatten(1, 2)
-    return torch.baddbmm(_logits_of_shared(tokens, position_part), absorbed, positions.transpose(1, 2))
 
 
 def _as_linear(convolution: nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,14 @@
-"""Stage 5: the language model. Any Hugging Face causal LM, LoRA by PEFT, new tokens trained by rows only.
+"""Stage 5: the language model. Any Hugging Face causal LM or VLM, LoRA by PEFT, new tokens trained by rows only.
 
 B batch, T text tokens with the visual ones, K keys (T plus what a KV cache holds), V visual tokens of the batch,
-D LLM width.
+D LLM width, k DeepStack layers (0 for most models).
 """
 
 from __future__ import annotations
 
 import os
+import pathlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,24 +17,33 @@ import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoTokenizer, DynamicCache
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from mllmseg.config import LanguageModelConfig
 from mllmseg.constants import IMAGE_TOKEN, NEW_TOKENS, REJ_TOKEN, SEG_TOKEN
 from mllmseg.errors import AlignmentError, ConfigError
+from mllmseg.models.host import Host, decoder_name, join
 from mllmseg.structures import PackedText
 
 
-def load_tokenizer(source: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: str | os.PathLike[str], chat_template: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of `source` with `[SEG]`, `[REJ]` and the image placeholder added, each as one token.
+
+    Args:
+        source: a folder or hub id.
+        chat_template: in the place of the tokenizer's own.
 
     Raises:
         ConfigError: there is no chat template, or a new token does not map to a single id.
     """
     tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.chat_template = chat_template or tokenizer.chat_template
     if tokenizer.chat_template is None:
-        raise ConfigError(f"{source}: the tokenizer has no chat template; use an instruction-tuned language model")
+        raise ConfigError(
+            f"{source}: the tokenizer has no chat template; use an instruction-tuned language model, or write the "
+            "template it was tuned with into language_model.chat_template"
+        )
     tokenizer.add_tokens(list(NEW_TOKENS), special_tokens=True)
     for token in NEW_TOKENS:
         token_id = tokenizer.convert_tokens_to_ids(token)
@@ -42,7 +53,10 @@ def load_tokenizer(source: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
 
 
 class Mllm(nn.Module):
-    """A causal language model that reads visual tokens at its image placeholders.
+    """A language model that reads visual tokens at its image placeholders.
+
+    Every token, visual or not, has one position. Where a VLM knows positions in time, height and width (M-RoPE), the
+    three are alike: a superpixel has no place in a grid. Where it lies is in its embedding.
 
     Attributes:
         tokenizer: with the new tokens.
@@ -59,6 +73,9 @@ class Mllm(nn.Module):
         _add_rows(language_model, len(tokenizer))
         language_model.requires_grad_(False)
         self.language_model: Any = language_model if lora is None else get_peft_model(language_model, lora)
+        for parameter in self.language_model.parameters():  # what is trained keeps its small steps
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
         self._visual_tokens: Tensor | None = None
         self._hook = self.embedding.register_forward_hook(self._insert_visual_tokens)
 
@@ -67,6 +84,16 @@ class Mllm(nn.Module):
         """The Hugging Face model itself, LoRA layers included."""
         model = self.language_model
         return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    @property
+    def decoder(self) -> Any:
+        """What makes hidden states of token ids: the causal LM without its head, of a VLM the part that reads text."""
+        return self.causal_lm.get_decoder()
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether its linear layers are held in eight or four bits."""
+        return bool(getattr(self.causal_lm, "is_quantized", False))
 
     @property
     def embedding(self) -> nn.Module:
@@ -82,11 +109,39 @@ class Mllm(nn.Module):
         """Folds LoRA and the new rows into the language model, for inference only.
 
         Not only LoRA's own products are saved: with trainable rows PEFT copies the whole vocabulary at each call.
+        A quantised model stays as it is: rounding LoRA to four bits would lose it.
         """
-        if hasattr(self.language_model, "merge_and_unload"):
+        if hasattr(self.language_model, "merge_and_unload") and not self.is_quantized:
             self._hook.remove()
             self.language_model = self.language_model.merge_and_unload()
             self._hook = self.embedding.register_forward_hook(self._insert_visual_tokens)
+
+    def save_adapter(self, folder: str | os.PathLike[str], base: str) -> None:
+        """Writes LoRA and the new rows as a PEFT adapter, with the tokenizer that tells how many rows there are.
+
+        Args:
+            folder: where.
+            base: what the adapter says it belongs to.
+        """
+        for config in self.language_model.peft_config.values():
+            config.base_model_name_or_path = base
+        self.language_model.save_pretrained(folder, save_embedding_layers=False)
+        (pathlib.Path(folder) / "README.md").unlink(missing_ok=True)  # a form to fill in
+        self.tokenizer.save_pretrained(folder)
+        _readable_by_all(folder)
+
+    def save_merged(self, folder: str | os.PathLike[str], vision: Any) -> None:
+        """Writes the language model with LoRA merged; a VLM whole, with the `vision` that was taken from it.
+
+        Raises:
+            ConfigError: it is quantised.
+        """
+        if self.is_quantized:
+            raise ConfigError("LoRA cannot be merged into a quantised language model without losing most of it")
+        self.merge_lora()
+        join(Host(self.language_model, vision)).save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        _readable_by_all(folder)
 
     def new_cache(self) -> DynamicCache:
         """An empty KV cache that keeps every token, so that a mask alone says who may look at whom."""
@@ -123,7 +178,8 @@ class Mllm(nn.Module):
 
         Args:
             input_ids: `[B, T]` int64 with one image placeholder per visual token.
-            visual_tokens: `[V, D]` in the order of the placeholders, or None where `input_ids` hold none.
+            visual_tokens: `[V, (1 + k) * D]` in the order of the placeholders (`VisualTokens.embeddings`), or None
+                where `input_ids` hold none.
             attention_mask: `[B, 1, T, K]` bool, True where a query may look.
             position_ids: `[B, T]` int64.
             past_key_values: a cache of the prefix; extended in place.
@@ -134,13 +190,18 @@ class Mllm(nn.Module):
         Raises:
             AlignmentError: placeholders and visual tokens differ in number.
         """
-        with self.visual_tokens(visual_tokens):
-            output = self.causal_lm.base_model(
+        tokens, deepstack = visual_tokens, {}
+        if visual_tokens is not None and visual_tokens.shape[1] > self.hidden_size:
+            tokens, *layers = visual_tokens.split(self.hidden_size, dim=1)
+            deepstack = {"visual_pos_masks": input_ids == self.image_token_id, "deepstack_visual_embeds": layers}
+        with self.visual_tokens(tokens):
+            output = self.decoder(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
                 past_key_values=past_key_values,
                 use_cache=past_key_values is not None,
+                **deepstack,
             )
         return output.last_hidden_state, output.past_key_values
 
@@ -182,28 +243,29 @@ class Mllm(nn.Module):
         return output.masked_scatter(is_image[..., None], self._visual_tokens.to(output.dtype))
 
 
-def build_mllm(config: LanguageModelConfig, source: str | os.PathLike[str]) -> Mllm:
-    """Loads the language model and tokenizer of `source` (a folder or hub id), frozen but for LoRA and new rows."""
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    tokenizer = load_tokenizer(source)
-    return Mllm(model, tokenizer, _peft_config(config, tokenizer, model))
+def build_mllm(config: LanguageModelConfig, source: str | os.PathLike[str], host: Host) -> Mllm:
+    """The language model of `host` with the tokenizer of `source`, frozen but for LoRA and new rows."""
+    tokenizer = load_tokenizer(source, config.chat_template)
+    return Mllm(host.language_model, tokenizer, _peft_config(config, tokenizer, host))
 
 
-def _peft_config(
-    config: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase, language_model: Any
-) -> PeftLoraConfig | None:
+def _peft_config(config: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase, host: Host) -> PeftLoraConfig | None:
     if config.lora.r == 0:
         return None
+    language_model = host.language_model
     embedding, head = language_model.get_input_embeddings(), language_model.get_output_embeddings()
     names = {layer: name for name, layer in language_model.named_modules()}
     # Where the two are one matrix, PEFT ties the rows; where not, [SEG] and [REJ] must be learned on both sides.
     layers = [embedding] if head.weight is embedding.weight else [embedding, head]
+    targets: list[str] | str = list(config.lora.target_modules)
+    if host.vision is not None:  # lest whoever loads the adapter into the whole VLM adapts its vision encoder, too
+        targets = rf"{re.escape(decoder_name(language_model))}\..*\.({'|'.join(map(re.escape, targets))})"
     new_rows = [int(index) for index in tokenizer.convert_tokens_to_ids(list(NEW_TOKENS))]
     return PeftLoraConfig(
         r=config.lora.r,
         lora_alpha=config.lora.alpha,
         lora_dropout=config.lora.dropout,
-        target_modules=list(config.lora.target_modules),
+        target_modules=targets,
         trainable_token_indices={names[layer]: new_rows for layer in layers},
         task_type="CAUSAL_LM",
     )
@@ -218,6 +280,11 @@ def _add_rows(language_model: Any, vocabulary: int) -> None:
     with torch.no_grad():
         for layer in (language_model.get_input_embeddings(), language_model.get_output_embeddings()):
             layer.weight[old:] = layer.weight[:old].mean(0)
+
+
+def _readable_by_all(folder: str | os.PathLike[str]) -> None:
+    for path in pathlib.Path(folder).glob("*.safetensors"):
+        path.chmod(0o644)  # safetensors writes for the owner only
 
 
 def branch_attention_mask(texts: list[PackedText], *, cached: int = 0) -> Tensor:

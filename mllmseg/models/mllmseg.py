@@ -5,7 +5,9 @@ B images, T tokens, N [SEG] tokens of one image, M decisions, S superpixels, V v
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,10 @@ from mllmseg.models.projector import Projector
 from mllmseg.models.vision_stack import VisionStack
 from mllmseg.structures import ImageFeatures, ImageInputs, PackedText, VisualTokens
 from mllmseg.timing import Stopwatch
+
+# `[1, 256, 64, 64]` image embeddings, `[N, K, 256]` sparse and `[N, 256, 64, 64]` dense prompts → `[N, 1, 256, 256]`
+# mask logits and `[N, 1]` IoUs.
+DecodeMasks = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -46,10 +52,20 @@ class ModelOutput:
 
 
 class MLLMSeg(nn.Module):
-    """Vision stack, projector, language model and [SEG] head, by composition."""
+    """Vision stack, projector, language model and [SEG] head, by composition.
+
+    `mask_decoder`, where there is one, decodes answers in the place of SAM's own and is trained.
+    """
 
     def __init__(
-        self, config: ModelConfig, *, vision: VisionStack, projector: Projector, mllm: Mllm, head: SegHead
+        self,
+        config: ModelConfig,
+        *,
+        vision: VisionStack,
+        projector: Projector,
+        mllm: Mllm,
+        head: SegHead,
+        mask_decoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -57,6 +73,9 @@ class MLLMSeg(nn.Module):
         self.projector = projector
         self.mllm = mllm
         self.head = head
+        self.mask_decoder = mask_decoder
+        if mask_decoder is not None:
+            mask_decoder.requires_grad_(True)
 
     def encode_image(self, inputs: ImageInputs, clock: Stopwatch | None = None) -> ImageFeatures:
         """Stages 1 to 3: everything that depends on the image alone. The frozen parts only, so it may be cached."""
@@ -77,7 +96,7 @@ class MLLMSeg(nn.Module):
         input_ids = pad([text.input_ids for text in texts], 0)
         hidden, _ = self.mllm(
             input_ids,
-            visual_tokens=torch.cat([item.tokens for item in visual]),
+            visual_tokens=torch.cat([item.embeddings for item in visual]),
             attention_mask=branch_attention_mask(texts),
             position_ids=pad([text.position_ids for text in texts], 0),
         )
@@ -123,8 +142,15 @@ class MLLMSeg(nn.Module):
         order = mask.int().argsort(dim=1, descending=True, stable=True)[:, :length]  # the words first, in their order
         return Words(self.mllm.word_embeddings()[input_ids[order]].float(), mask.gather(1, order))
 
-    def decode(self, features: ImageFeatures, head: HeadOutput) -> tuple[Tensor, Tensor]:
+    def decode(
+        self, features: ImageFeatures, head: HeadOutput, decode_masks: DecodeMasks | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Stage 7: SAM's mask decoder, prompted by the head.
+
+        Args:
+            features: of one image.
+            head: prompts for N masks.
+            decode_masks: the decoder's folded rewrite, for inference; None for SAM's own, which has a gradient.
 
         Returns:
             `[N, 256, 256]` low-res mask logits and `[N]` SAM's estimate of their IoU.
@@ -139,9 +165,8 @@ class MLLMSeg(nn.Module):
             dense = self.vision.sam.embed_mask_prompt(prior)
         else:
             dense = self.vision.sam.no_mask_dense(len(prior))
-        low_res_masks, iou_predictions = self.vision.sam.decode_masks(
-            features.image_embeddings, head.prompt_embeddings[:, None], dense, multimask_output=False
-        )
+        decode_masks = decode_masks or partial(self.vision.sam.decode_masks, mask_decoder=self.mask_decoder)
+        low_res_masks, iou_predictions = decode_masks(features.image_embeddings, head.prompt_embeddings[:, None], dense)
         low_res_masks = low_res_masks[:, 0]
         if self.config.head.dense_prior:
             # The union of superpixels is a good mask already: SAM's decoder corrects it rather than replaces it.

@@ -14,7 +14,14 @@ from torch.nn import functional as F
 
 from mllmseg.config import ProjectorConfig
 from mllmseg.errors import ConfigError
-from mllmseg.models.pooling import GEOMETRY_DIM, POSITION_DIM, grid_position_code, patch_weights, superpixel_geometry
+from mllmseg.models.pooling import (
+    GEOMETRY_DIM,
+    POSITION_DIM,
+    grid_position_code,
+    patch_weights,
+    pool_superpixels,
+    superpixel_geometry,
+)
 from mllmseg.registry import Registry
 from mllmseg.structures import Superpixels, VisualTokens
 
@@ -85,11 +92,10 @@ def build_projector(
 class SuperpixelPositionEmbedding(nn.Module):
     """SSPE: geometry and position of each region, `[S, GEOMETRY_DIM]` to `[S, E]`."""
 
-    def __init__(self, hidden_size: int) -> None:
+    def __init__(self, size: int, *, hidden_size: int | None = None) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(GEOMETRY_DIM, hidden_size // 2), nn.GELU(), nn.Linear(hidden_size // 2, hidden_size)
-        )
+        hidden_size = size // 2 if hidden_size is None else hidden_size
+        self.layers = nn.Sequential(nn.Linear(GEOMETRY_DIM, hidden_size), nn.GELU(), nn.Linear(hidden_size, size))
 
     def forward(self, superpixels: Superpixels) -> Tensor:
         """`[S, E]` in the parameters' dtype."""
@@ -248,3 +254,31 @@ class ResamplerProjector(Projector):
     def num_tokens(self, patch_features: Tensor, superpixels: Superpixels) -> int:
         """As many as there are queries."""
         return len(self.queries)
+
+
+@PROJECTORS.register("pooled")
+class PooledProjector(Projector):
+    """One token a superpixel: a VLM's own visual embeddings, averaged, with SSPE as a residual that starts at zero.
+
+    What comes in is in the language model's space already, so nothing stands between: before any training the VLM reads
+    the averages of tokens it knows. Channels after the first D are its DeepStack features, pooled alike.
+    """
+
+    def __init__(self, config: ProjectorConfig, in_channels: int, out_channels: int, token_norm: float) -> None:
+        nn.Module.__init__(self)  # none of the layers that other projectors translate with
+        if in_channels % out_channels:
+            raise ConfigError(f"projector: 'pooled' needs features of the language model's width {out_channels}")
+        self.width = out_channels
+        self.sspe = SuperpixelPositionEmbedding(out_channels, hidden_size=config.hidden_size) if config.sspe else None
+        if self.sspe is not None:
+            for parameter in self.sspe.layers[-1].parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(self, patch_features: Tensor, superpixels: Superpixels) -> VisualTokens:
+        """See `Projector.forward`; T = S and the assignment is the identity."""
+        pooled = pool_superpixels(patch_features, superpixels).float()
+        tokens, deepstack = pooled[:, : self.width], pooled[:, self.width :]
+        if self.sspe is not None:
+            tokens = tokens + self.sspe(superpixels)
+        assignment = torch.eye(len(superpixels), device=tokens.device)
+        return VisualTokens(tokens, assignment, deepstack if deepstack.shape[1] else None)

@@ -91,6 +91,7 @@ class Sam(nn.Module):
         sparse_prompt_embeddings: Tensor,
         dense_prompt_embeddings: Tensor,
         multimask_output: bool = False,
+        mask_decoder: nn.Module | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Masks of N prompts on one image; differentiable in both prompt embeddings.
 
@@ -99,11 +100,12 @@ class Sam(nn.Module):
             sparse_prompt_embeddings: `[N, K, 256]`.
             dense_prompt_embeddings: `[N, 256, 64, 64]`.
             multimask_output: three masks a prompt (subpart, part, whole) instead of one.
+            mask_decoder: a trained one in the place of SAM's own.
 
         Returns:
             low-res masks `[N, 1 | 3, 256, 256]` logits, and SAM's estimates of their IoU `[N, 1 | 3]`.
         """
-        return self.mask_decoder(
+        return (mask_decoder or self.mask_decoder)(
             image_embeddings=image_embeddings,
             image_pe=self.get_dense_pe(),
             sparse_prompt_embeddings=sparse_prompt_embeddings,

@@ -21,7 +21,7 @@ from torch import Tensor
 from mllmseg.config import SuperpixelConfig
 from mllmseg.constants import SAM_EMBEDDING_STRIDE, SAM_LOW_RES_STRIDE
 from mllmseg.models import partition
-from mllmseg.models.folded_decoder import FoldedDecoder, FoldedImage
+from mllmseg.models.folded_decoder import MULTIMASK, FoldedDecoder, FoldedImage
 from mllmseg.models.sam import Sam
 from mllmseg.structures import Superpixels
 
@@ -152,14 +152,14 @@ class SuperpixelGenerator:
         height, width = low_res_size(input_size)
         states = decoder.attend(image, points)
         threshold = self.config.pred_iou_threshold - WHOLE_BONUS * torch.eye(3, device=points.device)[WHOLE]
-        passing = states.iou_predictions > threshold
+        passing = states.iou_predictions[:, MULTIMASK] > threshold
         prompts = passing.any(1)
         if not prompts.any():
             return _no_masks((height, width), points.device)
         states, passing = states.select(prompts), passing[prompts]
         window = math.ceil(input_size[0] / SAM_EMBEDDING_STRIDE), math.ceil(input_size[1] / SAM_EMBEDDING_STRIDE)
         logits = decoder.upscale(states, window)[:, :, :height, :width]
-        return self._filter(logits, states.iou_predictions, passing)
+        return self._filter(logits, states.iou_predictions[:, MULTIMASK], passing)
 
     def _filter(self, logits: Tensor, iou_predictions: Tensor, passing: Tensor) -> MaskSet:
         """Logits `[P, 3, h, w]` → the stable, not tiny masks among `passing` `[P, 3]`."""

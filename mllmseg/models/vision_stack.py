@@ -9,7 +9,7 @@ from mllmseg.config import ModelConfig
 from mllmseg.models.sam import Sam
 from mllmseg.models.superpixels import SuperpixelGenerator
 from mllmseg.models.vision_tower import VisionTower
-from mllmseg.structures import ImageFeatures, ImageInputs
+from mllmseg.structures import ImageFeatures, ImageInputs, TowerInput
 from mllmseg.timing import Stopwatch
 
 
@@ -21,7 +21,20 @@ class VisionStack(nn.Module):
         self.sam = sam
         self.superpixel_generator = SuperpixelGenerator(sam, config.superpixels)
         self.vision_tower = vision_tower
+        self._tower_size = config.vision_tower.image_size
         self.requires_grad_(False)
+
+    @property
+    def tower_input(self) -> TowerInput:
+        """What `preprocess` has to make for the vision tower."""
+        tower = self.vision_tower
+        return TowerInput(
+            tower_size=self._tower_size if tower.needs_pixels else None,
+            patch_size=tower.patch_size,
+            square=tower.square,
+            mean=tower.mean,
+            std=tower.std,
+        )
 
     @torch.no_grad()
     def encode_image(self, inputs: ImageInputs, clock: Stopwatch | None = None) -> ImageFeatures:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mllmseg.config import VisionTowerConfig
-from mllmseg.constants import SAM_EMBEDDING_DIM, SAM_EMBEDDING_STRIDE
+from mllmseg.constants import PIXEL_MEAN, PIXEL_STD, SAM_EMBEDDING_DIM, SAM_EMBEDDING_STRIDE
 from mllmseg.errors import AlignmentError, CheckpointError, ConfigError
 from mllmseg.registry import Registry
 
@@ -30,11 +30,16 @@ class VisionTower(nn.Module):
         patch_size: side of a patch in pixels of the tower's input.
         hidden_size: C, channels of the patch features.
         needs_pixels: whether `encode` reads `tower_pixels`; where false, preprocessing need not make them.
+        square: whether it reads squares only, to which images are stretched.
+        mean, std: of each channel of its input, in 0..255.
     """
 
     patch_size: int
     hidden_size: int
     needs_pixels: bool = True
+    square: bool = False
+    mean: tuple[float, ...] = PIXEL_MEAN
+    std: tuple[float, ...] = PIXEL_STD
 
     def freeze(self) -> VisionTower:
         """Takes every parameter out of training."""

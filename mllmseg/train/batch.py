@@ -1,4 +1,4 @@
-"""From a sample and a cached photo to the tensors of a training step.
+"""From a sample and cached features to the tensors of a training step.
 
 N [SEG] tokens, M decisions, I instances, S superpixels, K names, h w the valid window of SAM's low-res grid.
 """
@@ -13,10 +13,9 @@ from torch import Tensor
 
 from mllmseg.constants import SAM_EMBEDDING_STRIDE
 from mllmseg.data.datasets.coco_mini import Photo
-from mllmseg.data.mixture import Sample
+from mllmseg.data.training import Sample
 from mllmseg.models.losses import superpixel_coverage
 from mllmseg.structures import ImageFeatures, Movable, Superpixels
-from mllmseg.train.cache import CachedPhoto
 
 # A superpixel bears the name of a category that covers it this much, and shows nothing that was labelled below that.
 MIN_NAMED_COVERAGE = 0.6
@@ -77,14 +76,9 @@ def region_targets(targets: Targets, superpixels: Superpixels) -> RegionTargets:
     )
 
 
-def sample_targets(sample: Sample, cached: CachedPhoto) -> Targets:
-    """The union of each [SEG]'s instances, mirrored with the sample."""
-    grid = cached.features.superpixels.label_map.shape
-    unions = [torch.stack([cached.masks[key] for key in ids]).any(0) for ids in sample.targets]
-    masks = torch.stack(unions) if unions else torch.zeros(0, *grid, dtype=torch.bool)
-    if sample.flipped:
-        masks = masks.flip(-1)
-    return Targets(masks, torch.tensor(sample.exists, dtype=torch.bool))
+def sample_targets(sample: Sample) -> Targets:
+    """What the model should say about a sample."""
+    return Targets(sample.masks, torch.tensor(sample.exists, dtype=torch.bool))
 
 
 def mirror(features: ImageFeatures) -> ImageFeatures:
@@ -107,29 +101,36 @@ def mirror(features: ImageFeatures) -> ImageFeatures:
     )
 
 
-def superpixel_labels(photo: Photo, cached: CachedPhoto, index: Mapping[str, int], count: int) -> SuperpixelLabels:
+def unnamed(superpixels: Superpixels, count: int) -> SuperpixelLabels:
+    """The labels of an image that has none; `count`: K."""
+    return SuperpixelLabels(torch.full((len(superpixels),), UNNAMED), torch.zeros(count, dtype=torch.bool))
+
+
+def superpixel_labels(
+    photo: Photo, masks: Mapping[int, Tensor], superpixels: Superpixels, index: Mapping[str, int], count: int
+) -> SuperpixelLabels:
     """Which name each superpixel bears.
 
     A superpixel that nothing labelled covers is `OUTSIDE`, unless it meets the box of an instance without a mask.
 
     Args:
         photo: its labels, as they are upright: names stay with their superpixels in a mirrored photo.
-        cached: its superpixels and masks.
+        masks: instance id → `[h, w]` bool.
+        superpixels: of the photo.
         index: category → index of its name; categories without one are not used.
         count: K.
     """
-    superpixels = cached.features.superpixels
     names = {item.id: index.get(item.category, UNNAMED) for item in photo.instances}
     seen, unseen = torch.zeros(2, *superpixels.label_map.shape, dtype=torch.bool)
     scale = max(superpixels.label_map.shape) / max(photo.size)
     for item in photo.instances:
-        if item.id not in cached.masks:
+        if item.id not in masks:
             x, y, width, height = (side * scale for side in item.box)
             unseen[int(y) : int(y + height) + 1, int(x) : int(x + width) + 1] = True
-    masks = torch.stack([seen, unseen, *cached.masks.values()])
-    coverage = superpixel_coverage(masks, superpixels.label_map, len(superpixels))
-    unseen_part, best, owner = coverage[1], *coverage[[0, *range(2, len(masks))]].max(dim=0)
-    owners = torch.tensor([UNNAMED, *(names[key] for key in cached.masks)])
+    stacked = torch.stack([seen, unseen, *masks.values()])
+    coverage = superpixel_coverage(stacked, superpixels.label_map, len(superpixels))
+    unseen_part, best, owner = coverage[1], *coverage[[0, *range(2, len(stacked))]].max(dim=0)
+    owners = torch.tensor([UNNAMED, *(names[key] for key in masks)])
     found = torch.where(best >= MIN_NAMED_COVERAGE, owners[owner], UNNAMED)
     found[(best < MAX_OUTSIDE_COVERAGE) & (unseen_part < MAX_OUTSIDE_COVERAGE)] = OUTSIDE
     scope = torch.zeros(count, dtype=torch.bool)

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from mllmseg.config import TrainConfig
 from mllmseg.data.conversation import ConversationEncoder
+from mllmseg.data.training import Sample, TrainingImage
 from mllmseg.models.mllmseg import MLLMSeg
+from mllmseg.structures import ImageFeatures
 from mllmseg.train.engine import Engine
 from mllmseg.train.source import TrainingData
 
@@ -61,16 +63,20 @@ def existence_logits(model: MLLMSeg, config: TrainConfig, data: TrainingData, en
     model.eval()
     encoder = ConversationEncoder(model.mllm.tokenizer, model.config.language_model.system_prompt)
     upright = config.data.model_copy(update={"flip": 0.0})
+
+    def read(photo: TrainingImage, rng: random.Random) -> tuple[ImageFeatures, Sample]:
+        cached = data.read(photo, embeddings=False)
+        return cached.features.to(torch.float32), data.sample(photo, cached, rng, upright)
+
     found = {}
     for number in range(engine.rank, len(data.holdout), engine.processes):
-        photo = data.holdout[number]
-        cached = data.cache.read(photo, embeddings=False)
-        sample = data.sample(photo, cached, random.Random(f"{config.seed} {photo.id}"), upright)
-        features = cached.features.to(torch.float32).to(engine.device)
+        (features, sample), own = data.held_out(number, read)
+        features = features.to(engine.device)
         visual = model.project(features)
         text = encoder.encode(sample.branches, len(visual.tokens)).to(engine.device)
         logits = model([features], [visual], [text]).images[0].exist_logits.float().cpu()
-        found[number] = (logits, torch.tensor(sample.exists, dtype=torch.bool))
+        if own:
+            found[number] = (logits, torch.tensor(sample.exists, dtype=torch.bool))
     merged = {number: pair for part in engine.gather(found) for number, pair in part.items()}
     pairs = [(torch.zeros(0), torch.zeros(0, dtype=torch.bool)), *(merged[number] for number in sorted(merged))]
     return torch.cat([pair[0] for pair in pairs]), torch.cat([pair[1] for pair in pairs])

@@ -100,7 +100,7 @@ def record(
     """Reads a packed text about a photo's visual tokens and keeps the hidden states that matter (float16)."""
     hidden, _ = model.mllm(
         text.input_ids[None],
-        visual_tokens=tokens.tokens,
+        visual_tokens=tokens.embeddings,
         attention_mask=branch_attention_mask([text]),
         position_ids=text.position_ids[None],
     )

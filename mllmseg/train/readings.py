@@ -11,7 +11,8 @@ import torch
 from mllmseg.config import TrainConfig
 from mllmseg.constants import REJ_TOKEN, SEG_TOKEN
 from mllmseg.data.conversation import ConversationEncoder
-from mllmseg.data.datasets.coco_mini import Photo
+from mllmseg.data.training import TrainingImage
+from mllmseg.errors import DataError
 from mllmseg.models.mllmseg import MLLMSeg
 from mllmseg.structures import Turn
 from mllmseg.train.batch import mirror, sample_targets
@@ -27,36 +28,44 @@ class Readings:
         self.config = config
         self.data = data
 
-    def all(self) -> list[tuple[Photo, int]]:
+    def all(self) -> list[tuple[TrainingImage, int]]:
         """Every photo as often as it is to be recorded."""
-        return [(photo, number) for number in range(self.config.point.rounds) for photo in self.data.photos]
+        photos = self.data.images_of("point")
+        return [(photo, number) for number in range(self.config.point.rounds) for photo in photos]
 
-    def missing(self) -> list[tuple[Photo, int]]:
+    def missing(self) -> list[tuple[TrainingImage, int]]:
         """Those that are not recorded yet."""
         return [reading for reading in self.all() if not self.path(*reading).exists()]
 
-    def path(self, photo: Photo, number: int) -> pathlib.Path:
+    def path(self, photo: TrainingImage, number: int) -> pathlib.Path:
         """Where a reading of a photo is kept."""
-        return self.folder / f"{photo.path.stem}-{number}.safetensors"
+        return self.folder / f"{photo.file_name}-{number}.safetensors"
 
-    def draw(self, photo: Photo, rng: random.Random) -> Recording:
+    def draw(self, photo: TrainingImage, rng: random.Random) -> Recording:
         """One of the readings of a photo."""
-        return Recording.load(self.path(photo, rng.randrange(self.config.point.rounds)))
+        path = self.path(photo, rng.randrange(self.config.point.rounds))
+        if not path.is_file():
+            raise DataError(f"there is no recording {path}")
+        return Recording.load(path)
 
-    def record(self, readings: Sequence[tuple[Photo, int]], model: MLLMSeg) -> None:
-        """Makes these readings; one that another process has made meanwhile is left out."""
+    def record(self, readings: Sequence[tuple[TrainingImage, int]], model: MLLMSeg) -> None:
+        """Makes these readings; one that another process has made meanwhile is left out, and so are bad samples."""
         self.folder.mkdir(exist_ok=True)
         encoder = ConversationEncoder(model.mllm.tokenizer, model.config.language_model.system_prompt)
         model.eval()
         for photo, number in readings:
             if not self.path(photo, number).exists():
-                self._record_photo(photo, number, model, encoder)
+                try:
+                    self._record_photo(photo, number, model, encoder)
+                except DataError as error:
+                    self.data.bad.add(photo.id, error)
 
-    def _record_photo(self, photo: Photo, number: int, model: MLLMSeg, encoder: ConversationEncoder) -> None:
+    def _record_photo(self, photo: TrainingImage, number: int, model: MLLMSeg, encoder: ConversationEncoder) -> None:
         flip = float(number % 2 and self.config.data.flip > 0)
         data = self.config.data.model_copy(update={"flip": flip, "captions": 0, "positives": 8, "negatives": 5})
-        cached = self.data.cache.read(photo, embeddings=False)
-        sample = self.data.sample(photo, cached, random.Random(f"{self.config.seed} record {photo.id} {number}"), data)
+        cached = self.data.read(photo, embeddings=False)
+        rng = random.Random(f"{self.config.seed} record {photo.id} {number}")
+        sample = self.data.sample(photo, cached, rng, data, stage="point")
         features = cached.features.to(torch.float32)
         features = mirror(features) if sample.flipped else features
         branches = [
@@ -69,6 +78,6 @@ class Readings:
         with torch.no_grad(), torch.autocast(device.type, dtype=dtype, enabled=precision != "float32"):
             tokens = model.project(features)
             text = encoder.encode(branches, len(tokens.tokens)).to(device)
-            targets, labels = sample_targets(sample, cached).to(device), self.data.labels(photo, cached).to(device)
+            targets, labels = sample_targets(sample).to(device), self.data.labels(photo, cached).to(device)
             recording = record(model, features, tokens, text, targets, labels, flipped=sample.flipped)
         recording.to("cpu").save(self.path(photo, number))

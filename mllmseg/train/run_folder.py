@@ -8,7 +8,18 @@ from mllmseg.config import Config, ModelConfig, TrainConfig
 
 SETTINGS_FILE, MODEL_SETTINGS_FILE = "train.yaml", "model.yaml"
 # How a run is computed and watched, not what it learns: free to change when it is resumed.
-FREE = {"engine", "cache_workers", "log_every", "checkpoint_every", "keep_checkpoints", "max_loss", "val_every", "out"}
+FREE = {
+    "engine",
+    "cache_workers",
+    "data_workers",
+    "loggers",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "max_loss",
+    "val_every",
+    "out",
+}
 
 
 def folder_problem(out: pathlib.Path, config: TrainConfig, model: ModelConfig, *, resume: bool) -> str | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import random
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -36,11 +35,6 @@ def check_batch(engine: Engine, name: str, batch_size: int) -> None:
             f"{name}.batch_size is {batch_size} photos in all, but {engine.processes} processes with engine.accumulate "
             f"{engine.config.accumulate} need {'a multiple of' if engine.shards_model else 'at least'} {needed}"
         )
-
-
-def sample_rng(seed: int, stage: str, number: int) -> random.Random:
-    """The chance of a sample."""
-    return random.Random(f"{seed} {stage} {number}")
 
 
 def seed_dropout(seed: int, stage: str, step: int, rank: int) -> None:
@@ -72,7 +66,7 @@ def means(engine: Engine, found: Sequence[Figures], own: Mapping[str, int]) -> d
     return {name: value / count for name, value, count in pairs if count}
 
 
-def suspects(engine: Engine, found: Sequence[Figures], ids: Sequence[int]) -> list[int]:
+def suspects(engine: Engine, found: Sequence[Figures], ids: Sequence[str]) -> list[str]:
     """The photos of the micro-batches whose own losses are not finite."""
     mine = [
         ids[place]

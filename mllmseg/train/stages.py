@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mllmseg.config import StageConfig, TrainConfig
 from mllmseg.data.conversation import ConversationEncoder
-from mllmseg.data.datasets.coco_mini import Photo
+from mllmseg.data.training import TrainingImage
 from mllmseg.models.mllmseg import MLLMSeg
 from mllmseg.models.pooling import pool_superpixels
 from mllmseg.structures import ImageFeatures, Movable, PackedText
@@ -53,7 +53,7 @@ class Stage(ABC):
     """One stage of a run; made when it begins."""
 
     name: ClassVar[str]
-    modules: ClassVar[tuple[str, ...]]  # children of the model that it runs, but for SAM's frozen ones
+    modules: tuple[str, ...]  # children of the model that it runs, but for SAM's frozen ones
     recorded: ClassVar[bool] = False  # whether it reads recordings
 
     def __init__(self, config: TrainConfig, data: TrainingData, model: MLLMSeg, readings: Readings) -> None:
@@ -70,7 +70,7 @@ class Stage(ABC):
         """Whether it trains the parameter of this name, given that some stage does."""
 
     @abstractmethod
-    def read(self, photo: Photo, rng: random.Random) -> Item:
+    def read(self, photo: TrainingImage, rng: random.Random) -> Item:
         """Everything a step needs to know about one photo; `rng` is the only source of chance."""
 
     @abstractmethod
@@ -116,29 +116,50 @@ class Stage(ABC):
 
 
 class Align(Stage):
-    """Visual tokens and the head's lexicon towards the words for what they show."""
+    """Visual tokens and the head's lexicon towards the words for what they show, and towards captions."""
 
-    name, modules = "align", ("projector", "head")
+    name = "align"
+    modules: tuple[str, ...] = ("projector", "head")
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.weights = {"naming": 1.0, "lexicon": 1.0}
+        self.weights = {"naming": 1.0, "lexicon": 1.0, "text": self.config.losses.text}
+        if self.data.speaks(self.name):
+            self.modules = ("projector", "mllm", "head")
 
     def trains(self, name: str) -> bool:  # noqa: D102
         return name.startswith(("projector.", "head.lexicon.", "head.word.", "head.background"))
 
-    def read(self, photo: Photo, rng: random.Random) -> Item:  # noqa: D102
-        cached = self.data.cache.read(photo, embeddings=False)
+    def read(self, photo: TrainingImage, rng: random.Random) -> Item:  # noqa: D102
+        cached = self.data.read(photo, embeddings=False)
+        sample = self.data.sample(photo, cached, rng, stage=self.name)
         features = cached.features.to(torch.float32)
-        features = mirror(features) if rng.random() < self.config.data.flip else features
-        return Item(features=features, labels=self.data.labels(photo, cached))
+        features = mirror(features) if sample.flipped else features
+        tokens = self.model.projector.num_tokens(features.patch_features, features.superpixels)
+        return Item(
+            features=features,
+            labels=self.data.labels(photo, cached),
+            text=self.encoder.encode(sample.branches, tokens) if sample.branches else None,
+            targets=sample_targets(sample),
+            drawn=self._draw(0, 0, rng),
+        )
 
     def counts(self, items: Sequence[Item]) -> dict[str, int]:  # noqa: D102
-        return steps.label_counts(each(items, "labels"))
+        told = [item for item in items if item.text is not None]
+        return {**steps.text_counts(each(told, "text")), **steps.label_counts(each(items, "labels"))}
 
     def terms(self, items: Sequence[Item]) -> Terms:  # noqa: D102
         features = each(items, "features")
-        return _words_terms(self.model, features, [self.model.project(item) for item in features], items)
+        visual = [self.model.project(item) for item in features]
+        named = _words_terms(self.model, features, visual, items)
+        told = [(item, tokens) for item, tokens in zip(items, visual, strict=True) if item.text is not None]
+        if not told:
+            return named
+        spoken = [item for item, _ in told]
+        with self._autocast():
+            others = (each(spoken, name) for name in ("text", "targets", "drawn"))
+            said = steps.instruct_loss(self.model, each(spoken, "features"), [tokens for _, tokens in told], *others)
+        return steps.join(said, named)
 
 
 class Instruct(Stage):
@@ -149,14 +170,14 @@ class Instruct(Stage):
     def trains(self, name: str) -> bool:  # noqa: D102
         return self.config.masks_per_photo > 0 or not name.startswith(PROMPT)
 
-    def read(self, photo: Photo, rng: random.Random) -> Item:  # noqa: D102
+    def read(self, photo: TrainingImage, rng: random.Random) -> Item:  # noqa: D102
         masks = self.config.masks_per_photo
-        cached = self.data.cache.read(photo, embeddings=masks > 0)
+        cached = self.data.read(photo, embeddings=masks > 0)
         sample = self.data.sample(photo, cached, rng)
         features = cached.features.to(torch.float32)
         features = mirror(features) if sample.flipped else features
         tokens = self.model.projector.num_tokens(features.patch_features, features.superpixels)
-        targets = sample_targets(sample, cached)
+        targets = sample_targets(sample)
         return Item(
             features=features,
             labels=self.data.labels(photo, cached),
@@ -191,7 +212,7 @@ class Point(Stage):
     def trains(self, name: str) -> bool:  # noqa: D102
         return name.startswith("head.") and not name.startswith(PROMPT)
 
-    def read(self, photo: Photo, rng: random.Random) -> Item:  # noqa: D102
+    def read(self, photo: TrainingImage, rng: random.Random) -> Item:  # noqa: D102
         return Item(recording=self.readings.draw(photo, rng))
 
     def counts(self, items: Sequence[Item]) -> dict[str, int]:  # noqa: D102
@@ -213,9 +234,9 @@ class Refine(Stage):
     def trains(self, name: str) -> bool:  # noqa: D102
         return name.startswith(PROMPT)
 
-    def read(self, photo: Photo, rng: random.Random) -> Item:  # noqa: D102
+    def read(self, photo: TrainingImage, rng: random.Random) -> Item:  # noqa: D102
         recording = self.readings.draw(photo, rng)
-        features = self.data.cache.read(photo).features.to(torch.float32)
+        features = self.data.read(photo).features.to(torch.float32)
         return Item(
             features=mirror(features) if recording.flipped else features,
             recording=recording,

@@ -6,13 +6,15 @@ never stopped, and many processes read what one would, without saving the state 
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import math
 import multiprocessing
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,14 +22,14 @@ from typing import Any
 import torch
 
 from mllmseg import __version__
-from mllmseg.config import ModelConfig, TrainConfig
+from mllmseg.config import TrainConfig
 from mllmseg.errors import ConfigError, DataError, InterruptedRunError, TrainingError
 from mllmseg.models.allocator import keep_freed_memory
 from mllmseg.models.build import build_model
 from mllmseg.models.checkpoint import load_trained_state, save_checkpoint, trained_state
 from mllmseg.models.mllmseg import MLLMSeg
 from mllmseg.train import sharing
-from mllmseg.train.cache import FeatureCache
+from mllmseg.train.cache import FeatureCache, FillReport
 from mllmseg.train.calibration import existence_logits, fit_platt
 from mllmseg.train.checkpoints import Checkpoints, Progress
 from mllmseg.train.engine import Engine
@@ -40,12 +42,13 @@ from mllmseg.train.run_folder import claim, folder_problem
 from mllmseg.train.runners import Figures, Runner
 from mllmseg.train.source import TrainingData
 from mllmseg.train.stage_module import StageModule, place, prepare_precision
-from mllmseg.train.stages import STAGE_NAMES, STAGES, Stage
+from mllmseg.train.stages import STAGE_NAMES, STAGES, Item, Stage
+from mllmseg.train.start import initial_model_config, load_initial_weights
 from mllmseg.train.steps import LOSSES
-from mllmseg.train.validation import validate
+from mllmseg.train.validation import ValidationSet, validate
 
 log = logging.getLogger(__name__)
-VAL_FIGURE = "giou_positives"  # what the checkpoint in `best` is best in
+VAL_FIGURE = "gIoU"  # what the checkpoint in `best` is best in
 
 
 class Trainer:
@@ -65,7 +68,7 @@ class Trainer:
         self.stages = [stage for stage in STAGES if getattr(config, stage.name).steps]
         for stage in self.stages:
             sharing.check_batch(self.engine, stage.name, getattr(config, stage.name).batch_size)
-        model_config = ModelConfig.from_yaml(config.model)
+        model_config = initial_model_config(config)
         self.data = TrainingData(config, model_config)
         head = model_config.head.model_copy(update={"vocabulary": self.data.vocabulary})
         self.model_config = model_config.model_copy(update={"head": head})
@@ -89,16 +92,20 @@ class Trainer:
             self.checkpoints.clean()
             self.journal.rewind(self.progress.stage, self.progress.step)
             self.data.fill_cache()
-        self.engine.barrier()
-        self.log = RunLog(self.out) if self.engine.is_main else None
+        for found in self.engine.gather(self.data.bad.found):
+            self.data.bad.found |= found  # all processes leave out the same images
+        settings = self.config.model_dump(mode="json")
+        self.log = RunLog(self.out, self.config.loggers, settings) if self.engine.is_main else None
         for stage in self.stages:
             if STAGE_NAMES.index(stage.name) >= STAGE_NAMES.index(self.progress.stage):
                 if stage.recorded:
                     self.record()
                 self.run_stage(stage(self.config, self.data, self.model, self.readings))
         self._calibrate()
+        self._report_bad_samples()
         final = self.out / "final"
-        if self.engine.is_main:
+        if self.log is not None:
+            self.log.close()
             save_checkpoint(self.model, final, training=self.training_facts())
         self.engine.barrier()
         return final
@@ -109,15 +116,16 @@ class Trainer:
         first = self.progress.step if self.progress.stage == stage.name else 0
         if first >= settings.steps:
             return
-        with stage.training() as parameters, StopRequest() as request:
+        with stage.training() as parameters, StopRequest() as request, contextlib.ExitStack() as cleanup:
             optimizer, module = build_optimizer(parameters, settings), StageModule(stage)
             runner = self.engine.prepare(module, parameters, optimizer, settings, shard="mllm" in stage.modules)
             if first and self._optimizer_state:
                 runner.load_optimizer_state(self._optimizer_state)
             self.model.train()
+            items = cleanup.enter_context(contextlib.closing(self._items(stage, first)))
             for step in range(first, settings.steps):
                 began = time.perf_counter()
-                self._step(stage, step, runner, request)
+                self._step(stage, step, items, runner, request)
                 seconds = self.progress.seconds + time.perf_counter() - began
                 self.progress = replace(self.progress, stage=stage.name, step=step + 1, seconds=seconds)
                 self._after_step(stage, step + 1, runner)
@@ -128,28 +136,30 @@ class Trainer:
             self.model = self._build()
             load_trained_state(self.model, state, source=f"the state after {stage.name}")
 
-    def _step(self, stage: Stage, step: int, runner: Runner, request: StopRequest) -> None:
+    def _items(self, stage: Stage, first: int) -> Generator[Item, None, None]:
+        """This process's samples of all steps to come, in the order in which it uses them."""
+        size = stage.settings.batch_size
+        places = [place for part in sharing.share(self.engine, size) for place in part]
+        numbers = (step * size + place for step in range(first, stage.settings.steps) for place in places)
+        return self.data.stream(stage.name, numbers, stage.read)
+
+    def _step(self, stage: Stage, step: int, items: Iterator[Item], runner: Runner, request: StopRequest) -> None:
         """Reads this process's share of a batch, adds up all gradients, updates."""
-        settings, seed = stage.settings, self.config.seed
-        photos = self.data.photos_of(stage.name, settings, step)
+        settings = stage.settings
         parts = [
-            [
-                stage.read(photos[number], sharing.sample_rng(seed, stage.name, step * settings.batch_size + number))
-                for number in numbers
-            ]
-            for numbers in sharing.share(self.engine, len(photos))
+            list(itertools.islice(items, len(places))) for places in sharing.share(self.engine, settings.batch_size)
         ]
         foreseen = stage.counts([item for part in parts for item in part])
         counts, signal = sharing.agree(self.engine, foreseen, request.signal)
         if signal:
             self._stop(stage, step, runner, signal)
-        sharing.seed_dropout(seed, stage.name, step, self.engine.rank)
+        sharing.seed_dropout(self.config.seed, stage.name, step, self.engine.rank)
         rate = learning_rate(settings, step)
         set_learning_rate(runner.optimizer, rate)
         found = runner.backpropagate([([item.to(self.engine.device) for item in part], counts) for part in parts])
         figures = sharing.means(self.engine, found, foreseen)
         figures["loss"] = sum(stage.weights[name] * figures[name] for name in LOSSES if name in figures)
-        ids = [photo.id for photo in photos]
+        ids = [photo.id for photo in self.data.photos_of(stage.name, settings, step)]
         self._check(stage, step, figures["loss"], found, ids)
         figures |= {"grad_norm": runner.step(), "learning_rate": rate}
         if self.config.precision != "float16":  # where an infinite gradient only makes its scale smaller
@@ -163,18 +173,18 @@ class Trainer:
         config, last = self.config, done == stage.settings.steps
         if self.log is not None and (done % config.log_every == 0 or last):
             self.log.flush(stage.name, done, stage.settings.steps)
-        if stage.name == "instruct" and config.val_photos and (done % config.val_every == 0 or last):
-            self._validate(done, runner)
+        if stage.name == "instruct" and self.data.validation and (done % config.val_every == 0 or last):
+            self._validate(self.data.validation, done, runner)
         if done % config.checkpoint_every == 0 or last:
             self._save(runner)
 
-    def _validate(self, done: int, runner: Runner) -> None:
+    def _validate(self, dataset: ValidationSet, done: int, runner: Runner) -> None:
         """The main process asks the model about val photos and keeps the best so far."""
         if self.engine.shards_model:
             log.warning("no validation under ZeRO-3, which divides the model: evaluate the checkpoints instead")
             return
         if self.log is not None:
-            value = validate(self.model, self.config, self.data.val, self.data.cache, self.log, done).get(VAL_FIGURE)
+            value = validate(self.model, dataset, self.data.features_of, self.log, done).get(VAL_FIGURE)
             if value is not None and (self.progress.best is None or value > self.progress.best):
                 self.progress = replace(self.progress, best=value)
                 with self._all_trained(), runner.as_built():
@@ -188,7 +198,7 @@ class Trainer:
         step: int,
         value: float,
         found: Sequence[Figures],
-        ids: list[int],
+        ids: list[str],
         limit: float | None = None,
     ) -> None:
         """Stops the run where a loss or gradient is not finite or out of bounds, before it is saved."""
@@ -229,6 +239,7 @@ class Trainer:
     def _build(self) -> MLLMSeg:
         torch.manual_seed(self.config.seed)
         model = build_model(self.model_config)
+        load_initial_weights(model, self.config)
         prepare_precision(model, self.config.precision)
         place(model, self.engine.device, gradient_checkpointing=self.config.engine.gradient_checkpointing)
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -259,15 +270,28 @@ class Trainer:
         else:
             self.readings.record(missing[self.engine.rank :: self.engine.processes], self.model)
         self.engine.barrier()
-        if left := len(self.readings.missing()):
-            raise DataError(f"{self.readings.folder}: {left} recordings could not be made; see above")
+        missing = self.readings.missing()
+        for photo, _ in missing:
+            problem = f"{len(missing)} recordings could not be made in {self.readings.folder}; see above"
+            self.data.bad.add(photo.id, DataError(problem))
 
     @torch.no_grad()
     def _calibrate(self) -> None:
         logits, exists = existence_logits(self.model, self.config, self.data, self.engine)
+        if bool(exists.all()) or not bool(exists.any()):
+            log.warning("not calibrated anew: the images held out have no sentences of both kinds (data.holdout_every)")
+            return
         scale, bias = fit_platt(logits, exists)
         self.model.head.get_buffer("calibration").copy_(torch.tensor([scale, bias]))
         log.info("calibrated on %d queries: scale %.3f, bias %.3f", len(logits), scale, bias)
+
+    def _report_bad_samples(self) -> None:
+        for found in self.engine.gather(self.data.bad.found):
+            self.data.bad.found |= found
+        if self.data.bad.found and self.engine.is_main:
+            path = self.out / "bad_samples.jsonl"
+            self.data.bad.save(path)
+            log.warning("%s; all are in %s", self.data.bad.report(), path)
 
     def training_facts(self) -> dict[str, Any]:
         """How the weights came to be, for `training.json`."""
@@ -283,11 +307,12 @@ class Trainer:
         }
 
 
-def fill_cache(config: TrainConfig) -> FeatureCache:
+def fill_cache(
+    config: TrainConfig, *, skip_bad: bool = False, progress: bool = False
+) -> tuple[FeatureCache, FillReport]:
     """Computes the features a run will read, and nothing else: before the run, or on several machines at once."""
-    data = TrainingData(config, ModelConfig.from_yaml(config.model))
-    data.fill_cache()
-    return data.cache
+    data = TrainingData(config, initial_model_config(config))
+    return data.cache, data.fill_cache(skip_bad=skip_bad, progress=progress)
 
 
 def _record_share(config: TrainConfig, rank: int, workers: int) -> None:

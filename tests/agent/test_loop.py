@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mllmseg.agent.execution import Final
 from mllmseg.agent.loop import Agent, Reply
-from mllmseg.agent.planner import Final
 from mllmseg.agent.session import Mode, Session
 from mllmseg.agent.tools import Call
 from mllmseg.agent.trace import Trace, replay
@@ -66,10 +66,30 @@ def test_everything_except(agent, session, region):
     assert (shown(talk(agent, session, "everything except the people and the dogs")) == ~region(1, 2, 4)).all()
 
 
+def test_everything_except_what_is_not_there_is_everything(agent, session, region):
+    reply = talk(agent, session, "everything except the cats")
+    assert shown(reply).all()
+    assert "I see no cats here." in reply.text
+    assert talk(agent, session, "blur everything except the cats").image is None
+
+
+def test_both_and_why(agent, session, region):
+    reply = talk(agent, session, "the car", "the ball", "both")
+    assert (shown(reply) == region(0, 3)).all()
+    why = talk(agent, session, "the red car", "why?")
+    assert "P 0.05 that there is “the red car”, too little" in why.text
+    assert "“the car” is blue, right" in why.text
+    assert "Mode: strict" in why.text
+    assert why.offer is not None
+    assert "nothing to explain" in talk(agent, session, "why").text
+
+
 @pytest.mark.parametrize(
     ("message", "said"),
     [
         ("the cat", "I see no cat here."),
+        ("die Katze", "I see nothing that is “die Katze” here."),
+        ("<b>cat</b>", "I see nothing that is “<b>cat</b>” here."),
         ("the car on the left", "There is a car, but none on the left: it is on the right."),
         ("the red car", "There is a car, but it is blue, not red."),
         ("the dog left of the cat", "There is a dog, but no cat."),
@@ -101,24 +121,73 @@ def test_lenient_shows_the_closest_and_says_so(agent, picture, region):
     assert reply.offer is None
 
 
-def test_strict_rejects_what_looks_like_the_contrary(agent, session, segmenter, region):
-    """A model that takes the blue car for a red one at 0.6, and for a blue one at 0.9."""
+@pytest.mark.parametrize(
+    ("query", "contrary", "said"),
+    [
+        ("the red car", "the blue car", "There is a car, but it is blue, not red."),  # told by its pixels
+        ("the open car", "the closed car", "There is a car, but it looks closed, not open."),
+    ],
+)
+def test_what_looks_like_the_contrary(agent, session, segmenter, region, query, contrary, said):
+    """A model that takes a closed, blue car for an open or red one at 0.6, and for what it is at 0.9."""
     picture = session.picture
     honest = picture.segmenter.segment
 
-    def gullible(query, *, threshold=None):
-        if isinstance(query, list):
-            return [gullible(text, threshold=threshold) for text in query]
-        if query != "the red car":
-            return honest(query, threshold=threshold)
-        return replace(honest("the car", threshold=threshold), query=query, score=0.6)
+    def gullible(asked, *, threshold=None):
+        if isinstance(asked, list):
+            return [gullible(text, threshold=threshold) for text in asked]
+        if asked not in (query, contrary):
+            return honest(asked, threshold=threshold)
+        return replace(honest("the car", threshold=threshold), query=asked, score=0.6 if asked == query else 0.9)
 
     picture.segmenter.segment = gullible
-    strict = talk(agent, session, "the red car")
+    strict = talk(agent, session, query)
     assert strict.masks == ()
-    assert strict.text.startswith("There is a car, but it looks blue, not red.")
+    assert strict.text == f"{said} Shall I show that instead?"
     assert (shown(talk(agent, strict.session, "yes")) == region(0)).all()
-    assert (shown(talk(agent, replace(session, mode=Mode.LENIENT), "the red car")) == region(0)).all()
+    lenient = talk(agent, replace(session, mode=Mode.LENIENT), query)
+    assert (shown(lenient) == region(0)).all()
+    assert said in lenient.text
+    assert "“the red car”" not in lenient.text
+    assert lenient.masks[0].phrase == talk(agent, strict.session, "yes").masks[0].phrase != query
+    assert lenient.offer is None
+
+
+def test_sides_are_looked_up_in_the_mask_of_all(agent, session, segmenter, region):
+    """A model that marks both dogs whichever it is asked for."""
+    picture = session.picture
+    honest = picture.segmenter.segment
+
+    def coarse(asked, *, threshold=None):
+        if isinstance(asked, list):
+            return [coarse(text, threshold=threshold) for text in asked]
+        return replace(honest("the dogs" if "dog" in asked else asked, threshold=threshold), query=asked)
+
+    picture.segmenter.segment = coarse
+    assert (shown(talk(agent, session, "the dog on the right")) == region(2)).all()
+    assert (shown(talk(agent, session, "the dogs except the leftmost one")) == region(2)).all()
+    assert (shown(talk(agent, session, "the dogs", "only the left one")) == region(1)).all()
+    assert (shown(talk(agent, session, "the dogs", "the one on the right")) == region(2)).all()
+
+
+def test_the_only_one_is_on_the_other_side(agent, session, segmenter, region):
+    """A model that does not care for sides: the car is on the right."""
+    picture = session.picture
+    honest = picture.segmenter.segment
+
+    def careless(asked, *, threshold=None):
+        if isinstance(asked, list):
+            return [careless(text, threshold=threshold) for text in asked]
+        return replace(honest("the car" if "car" in asked else asked, threshold=threshold), query=asked)
+
+    picture.segmenter.segment = careless
+    reply = talk(agent, session, "the car on the left")
+    assert reply.masks == ()
+    assert reply.text.startswith("There is a car, but none on the left: it is on the right.")
+    assert (shown(talk(agent, session, "the leftmost car")) == region(0)).all()
+    reply = talk(agent, session, "the cars except the leftmost one")
+    assert (shown(reply) == region(0)).all(), "leaving out what may be all of them would leave nothing"
+    assert reply.text.endswith("I cannot tell the leftmost car from the others.")
 
 
 @pytest.mark.parametrize(
@@ -244,9 +313,17 @@ def test_with_the_model_that_comes_along():
     assert blurred.image is not None
     kept = found.masks[0].mask
     assert (np.array(blurred.image)[kept] == np.array(session.picture.image)[kept]).all()
+    again, one = agent_pick(found.session, found.masks[0].id)
+    assert not (again.mask(one.mask).mask & ~kept).any()
     x, y, width, height = (int(side) for side in found.trace.steps[0].result["box"])
     refined, result = agent_refine(blurred.session, found.masks[0].id, (x, y, width, height))
     assert refined.mask(result.mask).mask.any()
+
+
+def agent_pick(session, mask):
+    from mllmseg.agent.tools import call_tool
+
+    return call_tool(session, Call("pick", {"mask": mask, "end": "leftmost"}))
 
 
 def agent_refine(session, mask, box):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mllmseg.agent.phrases import contrasts, parse_phrase, parse_place, plural, relaxations, singular
+from mllmseg.agent.phrases import contrasts, end_of, parse_phrase, parse_place, plural, relaxations, singular
 
 
 @pytest.mark.parametrize(
@@ -72,3 +72,21 @@ def test_contrasts_exclude_what_was_asked_for():
 )
 def test_parse_place(text, expected):
     assert parse_place(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("the left red dog", ("leftmost", "the red dogs")),
+        ("the person on the right", ("rightmost", "the people")),
+        ("the lowest cup", ("lowest", "the cups")),
+        ("the man at the top with a hat", ("topmost", "the men with a hat")),
+        ("the dogs on the left", None),
+        ("the coin in the top right corner", None),
+        ("the dog left of the cat", None),
+        ("the largest dog", None),
+        ("the dog", None),
+    ],
+)
+def test_end_of(text, told):
+    assert end_of(parse_phrase(text)) == told

@@ -48,6 +48,16 @@ FIRST = {
     "all the cups except for the small ones": (
         "show: segment(all the cups); segment(the small cups); combine(difference, $1, $2) -> $3"
     ),
+    "the cat without its tail": (
+        "show: segment(the cat); segment(the tail of the cat); combine(difference, $1, $2) -> $3"
+    ),
+    "the man without a hat": "show: segment(the man without a hat) -> $1",
+    "anything that is not the car": "show: segment(the car); combine(complement, $1) -> $2",
+    "what isn't part of the car": "show: segment(the car); combine(complement, $1) -> $2",
+    "all of the cat": "show: segment(the cat) -> $1",
+    "Find the dog. Also find the cat!": "show: segment(the dog); segment(the cat) -> $1 $2",
+    "the player with the no. 7": "show: segment(the player with the no. 7) -> $1",
+    "the dog and then, if possible, the cat": "show: segment(the dog); segment(the cat) -> $1 $2",
     "the people, not the children": (
         "show: segment(the people); segment(the children); combine(difference, $1, $2) -> $3"
     ),
@@ -57,6 +67,21 @@ FIRST = {
     "does the picture show a boat": "exists: segment(a boat) -> $1",
     "how many dogs are there?": "count: segment(the dogs); measure($1) -> $1",
     "count the red cars": "count: segment(the red cars); measure($1) -> $1",
+    "how many dogs are in this picture?": "count: segment(the dogs); measure($1) -> $1",
+    "how many legs does the table have?": "count: segment(the legs of the table); measure($1) -> $1",
+    "number of cars": "count: segment(the cars); measure($1) -> $1",
+    "there is no cat, right?": "exists: segment(cat) -> $1",
+    "how many people have a hat?": "count: segment(the people with a hat); measure($1) -> $1",
+    "does the man wear a hat?": "exists: segment(the man with a hat) -> $1",
+    "is the dog bigger than the cat?": "compare: segment(the dog); segment(the cat); measure($1); measure($2) -> $1 $2",
+    "neither the dog nor the cat": "show: segment(the dog); segment(the cat); combine(complement, $1, $2) -> $3",
+    "dogs, but only the black ones": "show: segment(the black dogs) -> $1",
+    "which one is the oldest dog?": "show: segment(the oldest dog) -> $1",
+    "there's a dog somewhere, cut it out": "edit: segment(a dog); edit($1, cut_out) -> $1",
+    "cut the dog out of the picture": "edit: segment(the dog); edit($1, cut_out) -> $1",
+    "mark the dog in red": "edit: segment(the dog); edit($1, highlight, red) -> $1",
+    "show only the dog, hide the rest": "show: segment(the dog) -> $1",
+    "find the dog, then invert the selection": "show: segment(the dog); combine(complement, $1) -> $2",
     "how many people": "count: segment(the people); measure($1) -> $1",
     "how many cups and plates can you see?": (
         "count: segment(the cups); segment(the plates); measure($1); measure($2) -> $1 $2"
@@ -87,7 +112,8 @@ FIRST = {
     "find the dog, then make it red": "edit: segment(the dog); edit($1, recolour, red) -> $1",
     # places
     "the free space left of the red car": "where: where(the free space left of the red car) -> $1",
-    "where can I put a chair left of the table?": "where: where(left of the table) -> $1",
+    "where can I put a chair left of the table?": "where: where(the place left of the table) -> $1",
+    "put a lamp left of the table": "where: where(the place left of the table) -> $1",
     "go to the door": "where: where(the door) -> $1",
     # words
     "what is the man doing?": "talk: talk(what is the man doing) -> $1",
@@ -96,8 +122,17 @@ FIRST = {
     "what can you do?": "say:",
     "...": "say:",
     "are you sure?": "say:",
+    "save it": "say:",
+    "zoom in": "say:",
+    "and then?": "say:",
+    "remove": "say:",
+    "I don't see any dog here": "exists: segment(dog) -> $1",
     "blur the rest": "say:",
     "undo": "undo:",
+    "why?": "why:",
+    "thanks, that's great": "say:",
+    "wo ist der Hund?": "show: segment(der Hund) -> $1",
+    "¿dónde está el perro?": "show: segment(el perro) -> $1",
     "start over": "reset:",
     # any language, any characters
     "日本語の猫": "show: segment(日本語の猫) -> $1",
@@ -112,6 +147,14 @@ FOLLOW_UPS = {
     "the car next to it": "show: segment(the car next to the dog on the left) -> $1",
     "not that one": "show: segment(the dogs); combine(difference, $1, m1) -> $2",
     "no, the other one": "show: segment(the dogs); combine(difference, $1, m1) -> $2",
+    "that's wrong, I mean the other dog": "show: segment(the dogs); combine(difference, $1, m1) -> $2",
+    "that's wrong": "show: segment(the dogs); combine(difference, $1, m1) -> $2",
+    "sorry, I meant the cat": "show: segment(the cat) -> $1",
+    "switch to the right one": "show: segment(the right dog) -> $1",
+    "not this one but the right one": "show: segment(the right dog) -> $1",
+    "its tail": "show: segment(the tail of the dog on the left) -> $1",
+    "invert it again": "show: combine(complement, m1) -> $1",
+    "put a bowl left of it": "where: where(the place left of the dog on the left) -> $1",
     "and the cat": "show: segment(the cat) -> m1 $1",
     "the red one too": "show: segment(the red dog) -> m1 $1",
     "also the ball, please": "show: segment(the ball) -> m1 $1",
@@ -125,6 +168,9 @@ FOLLOW_UPS = {
     "now make it red": "edit: edit(m1, recolour, red) -> m1",
     "remove the background": "edit: edit(m1, cut_out) -> m1",
     "make the rest grey": "edit: edit(m1, grey_rest) -> m1",
+    "blur": "edit: edit(m1, blur) -> m1",
+    "cut out": "edit: edit(m1, cut_out) -> m1",
+    "is it a cat or a fox?": "verify: verify(m1, a cat); verify(m1, a fox) -> m1",
     "how big is it?": "measure: measure(m1) -> m1",
     "count them": "count: measure(m1) -> m1",
     "are you sure?": "verify: verify(m1) -> m1",
@@ -135,6 +181,9 @@ WITH_TWO = {
     "but not the red one": ("show: combine(union, m1, m2); segment(the red car); combine(difference, $1, $2) -> $3"),
     "cut them out": "edit: combine(union, m1, m2); edit($1, cut_out) -> $1",
     "the ones on the right": "show: segment(the cars on the right) -> $1",
+    "only the left one": "show: combine(union, m1, m2); pick($1, leftmost, the left car) -> $2",
+    "the one on the right": "show: combine(union, m1, m2); pick($1, rightmost, the car on the right) -> $2",
+    "which of them is on the left?": "show: combine(union, m1, m2); pick($1, leftmost, the car on the left) -> $2",
     "the others": "show: segment(the cars); combine(difference, $1, m1, m2) -> $2",
 }
 
@@ -152,6 +201,10 @@ def test_follow_ups(message: str, plan: str) -> None:
 @pytest.mark.parametrize(("message", "plan"), WITH_TWO.items(), ids=WITH_TWO.keys())
 def test_follow_ups_on_several(message: str, plan: str) -> None:
     assert str(make_plan(message, TWO)) == plan
+
+
+def test_both_are_what_was_meant_before_and_now() -> None:
+    assert str(make_plan("both", Context(("m2",), "the cat", before=("m1",)))) == "show:  -> m1 m2"
 
 
 def test_an_offer_is_accepted_only_where_there_is_one() -> None:

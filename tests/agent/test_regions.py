@@ -77,6 +77,37 @@ def test_every_colour_is_called_by_its_name(name):
     assert regions.colour_name(pixels, box(2, 2, 4, 4)) == name
 
 
+@pytest.mark.parametrize(
+    ("end", "index", "tip"),
+    [("leftmost", 0, (2, 3, 2, 8)), ("rightmost", 1, (8, 3, 2, 8)), ("topmost", 1, (2, 3, 8, 2)),
+     ("lowest", 0, (2, 9, 8, 2))],
+)  # fmt: skip
+def test_ends(end, index, tip):
+    masks = [box(2, 10, 4, 4), box(20, 0, 3, 3)]
+    assert regions.outermost(masks, end) is masks[index]
+    assert regions.bounding_box(regions.tip(box(2, 3, 8, 8), end)) == tip
+    assert regions.tip(box(2, 3, 1, 1), end).sum() == 1
+
+
+def test_colours_are_shared_by_what_may_look_alike():
+    pixels = np.zeros((20, 30, 3), dtype=np.uint8)
+    pixels[:, :15], pixels[:, 15:] = regions.COLOURS["orange"], regions.COLOURS["blue"]
+    everything = box(0, 0, 30, 20)
+    assert regions.colour_share(pixels, everything, "red") == pytest.approx(0.5, abs=0.01)
+    assert regions.colour_share(pixels, box(15, 0, 15, 20), "red") == 0
+    assert regions.colour_share(pixels, box(0, 0, 0, 0), "red") == 0
+
+
+def test_between_things_whose_boxes_overlap():
+    """A slanted pair: every box of the one overlaps the other's, yet there is room between them."""
+    rows, columns = np.indices((20, 30))
+    left, right = columns - rows < 2, columns - rows > 8
+    gap = regions.free_space("between", [left, right])
+    assert (gap == ~(left | right)).all()
+    assert (regions.free_space("between", [right.T.copy(), left.T.copy()]) == gap.T).all()
+    assert not regions.free_space("between", [left, left]).any()
+
+
 def test_free_space():
     anchor, other = box(10, 5, 4, 6), box(20, 5, 4, 6)
     assert regions.bounding_box(regions.free_space("left", [anchor])) == (0, 5, 10, 6)

@@ -39,6 +39,13 @@ def test_each_picture_has_its_own_masks_and_edits(masked, segmenter, picture):
     assert second.turn_to("p1").without_edits().canvas is picture
 
 
+def test_it_means_what_is_shown_on_the_picture_that_is_turned_to(masked, segmenter, picture):
+    second = masked.add_picture(picture, segmenter, "again")
+    assert (second.focus, second.topic) == ((), "")
+    first = second.turn_to("p1")
+    assert (first.focus, first.topic) == (("m1",), "the car")
+
+
 def test_limits(session, segmenter, picture):
     for _ in range(MAX_PICTURES - 1):
         session = session.add_picture(picture, segmenter)

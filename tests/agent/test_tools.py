@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mllmseg.agent.judge import masked_crop
 from mllmseg.agent.schemas import EditResult, Found, Measurement, Place, Spoken, Verdict
 from mllmseg.agent.session import Session
-from mllmseg.agent.tools import TOOLS, Call, call_tool, masked_crop
+from mllmseg.agent.tools import TOOLS, Call, call_tool
 from mllmseg.errors import ConfigError, DataError, MLLMSegError
 
 
@@ -17,7 +19,7 @@ def use(session: Session, tool: str, **arguments):
 
 
 def test_every_tool_describes_itself_for_function_calling():
-    assert set(TOOLS) == {"segment", "verify", "refine", "combine", "measure", "edit", "where", "talk"}
+    assert set(TOOLS) == {"segment", "verify", "refine", "combine", "pick", "measure", "edit", "where", "talk"}
     for name in TOOLS:
         schema = json.loads(json.dumps(TOOLS.get(name).schema))
         assert schema["function"]["name"] == name
@@ -26,6 +28,14 @@ def test_every_tool_describes_itself_for_function_calling():
         assert parameters["type"] == "object"
         assert parameters["additionalProperties"] is False
         assert "$ref" not in json.dumps(parameters)
+
+
+def test_the_documentation_knows_every_tool_and_argument():
+    page = (Path(__file__).parents[2] / "docs" / "agent.md").read_text(encoding="utf-8")
+    for name in TOOLS:
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        for argument in TOOLS.get(name).schema["function"]["parameters"]["properties"]:
+            assert f"`{argument}`" in row, f"docs/agent.md does not say that {name} takes {argument}"
 
 
 def test_segment_makes_a_mask_of_exactly_what_was_found(session, region):
@@ -49,6 +59,24 @@ def test_the_sessions_threshold_decides(session):
 
     assert not use(replace(session, threshold=0.95), "segment", query="the car")[1].exists
     assert use(replace(session, threshold=0.01), "segment", query="the car on the left")[1].exists
+
+
+def test_pick_takes_one_of_several(session, region):
+    session, dogs = use(session, "segment", query="the dogs")
+    for end, index in (("leftmost", 1), ("rightmost", 2), ("topmost", 2), ("lowest", 1)):
+        session, one = use(session, "pick", mask=dogs.mask, end=end)
+        assert (session.mask(one.mask).mask == region(index)).all()
+    assert one.phrase == "the lowest of the dogs"
+    session, car = use(session, "segment", query="the car")
+    session, none = use(session, "pick", mask=car.mask, end="leftmost", query="the left car", apart=True)
+    assert not none.exists
+    assert none.phrase == "the left car"
+
+
+def test_verify_looks_at_the_colours(session):
+    session, found = use(session, "segment", query="the car")
+    assert use(session, "verify", mask=found.mask, query="the red car", closely=False)[1].colour == "blue"
+    assert use(session, "verify", mask=found.mask, query="the blue car", closely=False)[1].colour == ""
 
 
 def test_verify_names_the_contrary_phrase_that_fits_better(session):

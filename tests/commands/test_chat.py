@@ -78,10 +78,36 @@ def test_a_conversation_on_stdin(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO("the purple cat on the left\n\n/lenient\n猫 7\n/quit\nthe cat\n"))
     assert run(monkeypatch, PHOTO) == 0
     said = capsys.readouterr().out
-    assert "“the purple cat on the left”" in said
+    assert "There is a cat on the left, but it is orange, not purple." in said
     assert "lenient from now on" in said
     assert "猫" in said
     assert "“the cat”" not in said
+
+
+def test_several_pictures(monkeypatch, capsys):
+    coffee = PHOTO.with_name("coffee.jpg")
+    lines = [
+        "the cat", f"/open '{coffee}'", "not that one", "/picture 1", "not that one", "/picture coffee", "/pictures",
+        "/picture 7", "/open nothing.jpg", "/dance", "the cat",
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
+    assert run(monkeypatch, PHOTO) == 0
+    said = capsys.readouterr().out
+    assert "* 2 coffee.jpg (600 × 400)" in said
+    assert "  1 cat.jpg (451 × 300, shown: the cat)" in said, "what is shown stays with its picture"
+    assert said.count("I do not know yet what you mean by that") == 1, "“that” means nothing in a new picture"
+    assert "there is no picture '7'" in said
+    assert "nothing.jpg: no such image file" in said
+    assert "there is no /dance" in said
+    assert said.rstrip().splitlines()[-2].startswith("Here is “the cat”"), "the conversation goes on after an error"
+
+
+def test_several_pictures_at_once(monkeypatch, tmp_path, capsys):
+    coffee = PHOTO.with_name("coffee.jpg")
+    assert run(monkeypatch, PHOTO, "the cat", "/picture 2", "the cat", "--also", coffee, "--out", tmp_path) == 0
+    assert [Image.open(tmp_path / f"0{number}-overlay.png").size for number in (1, 2)] == [(451, 300), (600, 400)]
+    assert run(monkeypatch, PHOTO, "/picture 3", "--also", coffee) == 2
+    assert "there is no picture '3'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from mllmseg.cli import app
 from mllmseg.data.published import PUBLISHED, Published
+from mllmseg.errors import ConfigError
 
 Writer = Callable[[str, Path], None]
 
@@ -32,6 +33,9 @@ def test_check(tmp_path: Path, write_miniature: Writer, monkeypatch: pytest.Monk
     assert "as published" in output
     assert "refcoco: put refs(unc).p and instances.json into refer_seg/refcoco/" in output
     assert "1 of 17 datasets found" in output
+    assert run("check", "--data-root", tmp_path, "--masks") == (code, output)
+    with pytest.raises(ConfigError, match="once"):
+        run("check", tmp_path, "--data-root", tmp_path)
     (tmp_path / "coco/train2017/000000000073.jpg").unlink()
     code, output = run("check", tmp_path, "--dataset", "riscq")
     assert code == 1
@@ -99,3 +103,29 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, arguments: tuple[
     assert (answer.returncode, answer.stdout) == (2, "")
     assert answer.stderr.count("\n") == 1
     assert problem in answer.stderr
+
+
+def test_synth(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (60, 40), (200, 20, 25)).save(tmp_path / "a.png")
+    label = {"id": 1, "image_id": 5, "category_id": 1, "bbox": [10, 10, 40, 20], "area": 800, "iscrowd": 0}
+    content = {
+        "images": [{"id": 5, "file_name": "a.png", "height": 40, "width": 60}],
+        "annotations": [label | {"segmentation": [[10, 10, 50, 10, 50, 30, 10, 30]]}],
+        "categories": [{"id": 1, "name": "car"}, {"id": 2, "name": "dog"}],
+    }
+    (tmp_path / "val").mkdir()
+    (tmp_path / "a.png").rename(tmp_path / "val" / "a.png")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_val.json").write_text(json.dumps(content))
+    out, report, looks = (tmp_path / name for name in ("out.jsonl", "report.md", "looks.json"))
+    options = ("--split", "val", "--out", out, "--report", report, "--looks", looks, "--per-image", 4)
+    code, output = run("synth", tmp_path, *options)
+    assert code == 0
+    assert "sentences about 1 photos" in output
+    first = out.read_bytes()
+    assert b"car" in first
+    assert report.read_text().startswith("# Generated sentences")
+    assert run("synth", tmp_path, *options)[0] == 0
+    assert out.read_bytes() == first, "the same seed, and looks read instead of measured"

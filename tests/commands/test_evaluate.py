@@ -215,6 +215,25 @@ def test_an_evaluation_in_one_go(run: Any, questions: Path, tmp_path: Path) -> N
     assert (code, "threshold is 0.5, not 0.7" in stderr) == (2, True)
 
 
+def test_kinds_and_baselines_of_an_evaluation(
+    run: Any, write_miniature: Callable[[str, Path], None], tmp_path: Path
+) -> None:
+    root, config = tmp_path / "data: mine", tmp_path / "eval.yaml"
+    write_miniature("coco-mini", root)
+    settings = {"dataset": "coco-mini", "out": str(tmp_path / "out"), "baselines": ["whole-image"], "scorers": ["gres"]}
+    config.write_text(yaml.safe_dump(settings))
+    code, stdout, stderr = run("eval", config, "--data-root", root)
+    assert (code, stdout) == (0, f"{tmp_path / 'out'}\n"), stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    kinds = ["all sentences", "human", "template", "template/all", "targets known by a box"]
+    assert list(results["kinds"]) == kinds
+    assert list(results["kinds"]["human"]) == ["scored", "teacher", "whole-image"]
+    assert (tmp_path / "out" / "whole-image.jsonl").read_text().count("\n") == 4
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "1 sentences whose target is known by its box only" in text
+    assert "| annotations | `coco-mini/instances_val.json, coco-mini/expressions_val.jsonl` |" in text
+
+
 def test_two_evaluations_side_by_side(run: Any, questions: Path, tmp_path: Path) -> None:
     config = tmp_path / "eval.yaml"
     config.write_text(yaml.safe_dump({"dataset": f"jsonl:{questions}", "out": "x", "modes": ["scored"]}))

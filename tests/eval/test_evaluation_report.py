@@ -17,6 +17,7 @@ from mllmseg.eval.compare import compare
 from mllmseg.eval.evaluation_report import (
     EvaluationReport,
     GalleryItem,
+    KindResult,
     ModeResult,
     answer_loss,
     choose_gallery,
@@ -268,3 +269,21 @@ def test_panels_from_a_file_and_of_a_rejection(tmp_path: pathlib.Path) -> None:
     assert list(panels) == ["photo", "ground truth", "prediction"]
     with pytest.raises(AlignmentError, match=r"query d/1: mask \(6, 8\), photo \(600, 800\)"):
         draw_panels(dataclasses.replace(item, target=encode_rle(LEFT)))
+
+
+def test_kinds_stand_in_both_reports(report: EvaluationReport, samples: dict[str, Sample]) -> None:
+    modes = {
+        mode: score_mode(mode, samples, scorers=["classic", "gres", "calibration"], repeats=5)
+        for mode in ("free", "teacher")
+    }
+    kinds = [KindResult("template/left", modes | {"whole-image": score_mode("whole-image", samples, repeats=5)})]
+    whole = dataclasses.replace(report, kinds=kinds)
+    text, html = render_markdown(whole), render_html(whole)
+    assert "| kind | n | free-running | if none were rejected | whole image |" in text
+    assert "## Decisions by kind of sentence" in text
+    assert html.count("template/left") == 2
+    assert 'class="dense"' in html, "five intervals side by side go below their numbers"
+    page = Page()
+    page.feed(html)
+    assert page.open == []
+    assert "by kind" not in render_html(report)

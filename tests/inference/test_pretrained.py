@@ -47,7 +47,8 @@ def test_devices_and_dtypes() -> None:
     cpu = pretrained.pick_device("cpu")
     assert cpu == torch.device("cpu")
     assert pretrained.pick_device(None) == pretrained.pick_device("auto")
-    assert pretrained.pick_dtype(None, cpu) == torch.float32
+    native = torch.cpu._is_avx512_bf16_supported()
+    assert pretrained.pick_dtype(None, cpu) == (torch.bfloat16 if native else torch.float32)
     assert pretrained.pick_dtype("auto", torch.device("cuda")) == torch.bfloat16
     assert pretrained.pick_dtype("bf16", cpu) == torch.bfloat16
     assert pretrained.pick_dtype(torch.float32, cpu) == torch.float32

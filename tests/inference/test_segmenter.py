@@ -94,7 +94,7 @@ def test_the_same_question_gets_the_same_answer_whatever_was_asked_between(segme
 def test_a_batch_is_its_queries_one_by_one(
     segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch, packed_tokens: int
 ) -> None:
-    monkeypatch.setattr("mllmseg.inference.segmenter.MAX_PACKED_TOKENS", packed_tokens)
+    monkeypatch.setattr("mllmseg.inference.scene.MAX_PACKED_TOKENS", packed_tokens)
     monkeypatch.setattr("mllmseg.inference.scene.MASKS_PER_BATCH", 2)
     scores = [segmenter.segment(query).score for query in QUERIES]
     threshold = sum(sorted(scores)[:2]) / 2  # the least probable of the three does not exist
@@ -151,7 +151,9 @@ def test_the_threshold_decides(segmenter: Segmenter) -> None:
 
 def test_an_empty_mask_falls_back_to_the_best_superpixel(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        segmenter.model, "decode", lambda features, head: (torch.full((1, 256, 256), -9.0), torch.tensor([0.5]))
+        segmenter.model,
+        "decode",
+        lambda features, head, decode_masks: (torch.full((1, 256, 256), -9.0), torch.tensor([0.5])),
     )
     found = segmenter.segment("the spoon", threshold=0.0)
     region = segmenter.features.superpixels.label_map == int(found.superpixel_scores[0].argmax())

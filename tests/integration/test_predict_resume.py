@@ -105,16 +105,10 @@ def test_killed_in_the_middle(command: list[str], whole: bytes, tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.jsonl", "p.jsonl.meta.json"]
 
 
-def test_two_processes_of_a_launcher(command: list[str], whole: bytes, tmp_path: Path) -> None:
+def test_two_processes_of_torchrun(command: list[str], whole: bytes, tmp_path: Path) -> None:
     """Each does one shard, the first one merges them."""
     out = tmp_path / "p.jsonl"
-    processes = [
-        subprocess.Popen(
-            [*command, str(out)],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": rank},
-        )
-        for rank in "01"
-    ]
-    assert [process.wait(timeout=600) for process in processes] == [0, 0]
+    interpreter, *rest = command
+    call([interpreter, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *rest], str(out))
     assert out.read_bytes() == whole
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.jsonl", "p.jsonl.meta.json"]

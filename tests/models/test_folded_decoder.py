@@ -35,7 +35,7 @@ def test_random_weights_agree_with_the_stock_decoder(random_sam):
     states = decoder.attend(decoder.fold_image(embeddings), POINTS)
     assert masks.std() > 0.05  # else the comparison says nothing
     torch.testing.assert_close(decoder.upscale(states), masks, atol=1e-4, rtol=0)
-    torch.testing.assert_close(states.iou_predictions, ious, atol=1e-5, rtol=0)
+    torch.testing.assert_close(states.iou_predictions[:, 1:], ious, atol=1e-5, rtol=0)
 
 
 def test_real_weights_agree_with_the_stock_decoder(mobile_sam, astronaut_embeddings):
@@ -44,7 +44,7 @@ def test_real_weights_agree_with_the_stock_decoder(mobile_sam, astronaut_embeddi
     states = decoder.attend(decoder.fold_image(astronaut_embeddings), POINTS)
     # Real logits reach 100, where float32 itself is no better than 1e-5: the tolerance is 1e-4 of a logit of 10.
     torch.testing.assert_close(decoder.upscale(states), masks, atol=1e-4, rtol=1e-5 * 10)
-    torch.testing.assert_close(states.iou_predictions, ious, atol=1e-5, rtol=0)
+    torch.testing.assert_close(states.iou_predictions[:, 1:], ious, atol=1e-5, rtol=0)
     assert ((decoder.upscale(states) > 0) == (masks > 0)).float().mean() > 0.99999
 
 
@@ -58,7 +58,7 @@ def test_double_precision_agrees_to_rounding(random_sam):
     states = decoder.attend(decoder.fold_image(embeddings), POINTS[:2])
     masks, ious = sam.mask_decoder.double()(embeddings.double(), encoding, sparse, dense, multimask_output=True)
     torch.testing.assert_close(decoder.upscale(states), masks, atol=1e-9, rtol=0)
-    torch.testing.assert_close(states.iou_predictions.double(), ious, atol=1e-6, rtol=0)  # given in float32
+    torch.testing.assert_close(states.iou_predictions[:, 1:].double(), ious, atol=1e-6, rtol=0)  # given in float32
 
 
 def test_half_precision_agrees_in_the_masks(mobile_sam, astronaut_embeddings):
@@ -66,7 +66,7 @@ def test_half_precision_agrees_in_the_masks(mobile_sam, astronaut_embeddings):
     decoder = FoldedDecoder(mobile_sam, torch.bfloat16)
     states = decoder.attend(decoder.fold_image(astronaut_embeddings), POINTS)
     assert ((decoder.upscale(states) > 0) == (masks > 0)).float().mean() > 0.99
-    torch.testing.assert_close(states.iou_predictions, ious, atol=0.05, rtol=0)
+    torch.testing.assert_close(states.iou_predictions[:, 1:], ious, atol=0.05, rtol=0)
 
 
 @pytest.mark.parametrize("window", [(64, 64), (43, 64), (64, 1), (1, 1)])
@@ -96,3 +96,20 @@ def test_later_changes_to_sam_have_no_effect(random_sam):
     for parameter in sam.mask_decoder.parameters():
         parameter.zero_()
     torch.testing.assert_close(decoder.attend(decoder.fold_image(embeddings), POINTS[:1]).iou_predictions, before)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 2.0)])
+def test_prompts_with_masks_agree_with_the_stock_decoder(mobile_sam, astronaut_embeddings, dtype, tolerance):
+    """As the [SEG] head prompts: one embedding and a mask a prompt, one mask back."""
+    generator = torch.Generator().manual_seed(3)
+    prior = torch.full((3, 1, 256, 256), -5.0)
+    prior[0, :, 60:200, 80:180] = prior[1, :, :40, :40] = prior[2, :, 100:, 128:] = 5.0
+    sparse = torch.randn(3, 1, 256, generator=generator)
+    dense = mobile_sam.embed_mask_prompt(prior)
+    masks, ious = mobile_sam.decode_masks(astronaut_embeddings, sparse, dense)
+    found, found_ious = FoldedDecoder(mobile_sam, dtype).decode_masks(astronaut_embeddings, sparse, dense)
+    assert found.shape == (3, 1, 256, 256)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, masks, atol=tolerance, rtol=1e-4)  # logits reach 30
+    torch.testing.assert_close(found_ious, ious, atol=1e-4 if dtype == torch.float32 else 0.05, rtol=0)
+    assert ((found > 0) == (masks > 0)).float().mean() > (0.9999 if dtype == torch.float32 else 0.97)

@@ -13,6 +13,7 @@ from mllmseg.config import LanguageModelConfig, LoraConfig
 from mllmseg.constants import NEW_TOKENS
 from mllmseg.data.conversation import ConversationEncoder
 from mllmseg.errors import AlignmentError, ConfigError
+from mllmseg.models.host import load_host
 from mllmseg.models.mllm import Mllm, branch_attention_mask, build_mllm, load_tokenizer, pad
 from mllmseg.structures import PackedText, Turn
 
@@ -28,7 +29,7 @@ BRANCHES = [
 
 def build(folder: Path, *, r: int = 4) -> Mllm:
     config = LanguageModelConfig(name=str(folder), lora=LoraConfig(r=r, dropout=0.0))
-    return build_mllm(config, folder).eval()
+    return build_mllm(config, folder, load_host(config, folder)).eval()
 
 
 @pytest.fixture(scope="module")

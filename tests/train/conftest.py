@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from mllmseg.config import DataConfig, LossConfig, ModelConfig, StageConfig, TrainConfig
+from mllmseg.config import DataConfig, LossConfig, ModelConfig, StageConfig, TrainConfig, ValidationConfig
 from mllmseg.data.datasets.coco_mini import CocoMini
 from mllmseg.models.partition import to_superpixels
 from mllmseg.structures import ImageFeatures, ImageInputs
-from mllmseg.train.cache import FeatureCache
+from mllmseg.train.cache import CacheEntry, FeatureCache
 
 NAMES = ("dog", "cat", "car", "horse", "sheep")
 COLOURS = ("red", "green", "blue")
@@ -63,6 +63,8 @@ def save_dataset(root: Path) -> None:
 class DrawnStack:
     """Answers as the frozen stages would: a superpixel a colour, features that tell colours apart."""
 
+    tower_input: ClassVar[dict[str, Any]] = {"tower_size": 56, "patch_size": 14}
+
     def encode_image(self, inputs: ImageInputs) -> ImageFeatures:
         height, width = (side // 4 for side in inputs.input_size)
         # Seven bits are lost to normalisation and resizing, which do not matter for which colour is which.
@@ -90,15 +92,21 @@ def run_settings(tmp_path_factory: pytest.TempPathFactory, tiny_config: ModelCon
     model = tiny_config.model_copy(update={"language_model": language_model})
     model.to_yaml(root / "model.yaml")
     cache = FeatureCache(root / "cache", model)
-    cache.folder.mkdir(parents=True)
-    for split in ("train", "val"):
-        for photo in CocoMini(root / "data", split).photos.values():
-            cache.write(photo, DrawnStack())  # type: ignore[arg-type]
+    photos = [photo for split in ("train", "val") for photo in CocoMini(root / "data", split).photos.values()]
+    entries = [CacheEntry(photo.path, size=photo.size) for photo in photos]
+    cache.fill(entries, stack=DrawnStack())  # type: ignore[arg-type]
 
     def settings(out: Path, **changes: Any) -> TrainConfig:
         plain: dict[str, Any] = {
             "model": str(root / "model.yaml"),
-            "data": DataConfig(root=str(root / "data"), holdout_every=3, positives=2, negatives=1, flip=0.5),
+            "data": DataConfig(
+                root=str(root / "data"),
+                holdout_every=3,
+                positives=2,
+                negatives=1,
+                flip=0.5,
+                validation=ValidationConfig(name="coco-mini:val"),
+            ),
             "cache": str(root / "cache"),
             "out": str(out),
             "align": StageConfig(steps=3, batch_size=2),

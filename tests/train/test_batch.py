@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from mllmseg.data.datasets.coco_mini import Instance, Photo
-from mllmseg.data.mixture import Sample
+from mllmseg.data.training import Sample
 from mllmseg.models.partition import to_superpixels
 from mllmseg.models.pooling import pool_superpixels, superpixel_geometry
 from mllmseg.structures import ImageFeatures
-from mllmseg.train.batch import OUTSIDE, UNNAMED, SuperpixelLabels, mirror, sample_targets, superpixel_labels
-from mllmseg.train.cache import CachedPhoto
+from mllmseg.train.batch import OUTSIDE, UNNAMED, SuperpixelLabels, mirror, sample_targets, superpixel_labels, unnamed
 
 
 @pytest.fixture
@@ -78,39 +78,31 @@ def test_embeddings_are_mirrored_within_the_valid_window(features: ImageFeatures
     assert mirror(replace(features, image_embeddings=None)).image_embeddings is None
 
 
-def cached_with(features: ImageFeatures, *boxes: tuple[int, int, int, int]) -> CachedPhoto:
+def masks_of(*boxes: tuple[int, int, int, int]) -> dict[int, Tensor]:
     masks = {}
     for ident, (x0, y0, x1, y1) in enumerate(boxes, start=5):
         masks[ident] = torch.zeros(256, 192, dtype=torch.bool)
         masks[ident][y0:y1, x0:x1] = True
-    return CachedPhoto(features, masks, frozenset())
+    return masks
 
 
-def sample(*targets: tuple[int, ...], exists: tuple[bool, ...], flipped: bool = False) -> Sample:
-    photo = Photo(1, Path("1.jpg"), (64, 48), frozenset(), "coco80", ())
-    return Sample(photo=photo, branches=(), targets=targets, exists=exists, flipped=flipped)
-
-
-@pytest.mark.parametrize("flipped", [False, True])
-def test_targets_are_unions_mirrored_with_the_sample(features: ImageFeatures, flipped: bool) -> None:
-    cached = cached_with(features, (0, 0, 10, 20), (30, 0, 40, 20))
-    found = sample_targets(sample((5, 6), (6,), exists=(True, False, True), flipped=flipped), cached)
-    columns = torch.zeros(2, 192, dtype=torch.bool)
-    columns[0, :10] = columns[:, 30:40] = True
-    if flipped:
-        columns = columns.flip(1)
-    assert found.masks.shape == (2, 256, 192)
-    assert found.masks[:, 0].equal(columns)
-    assert found.masks.any(2).sum(1).tolist() == [20, 20]
+def test_targets_are_those_of_the_sample() -> None:
+    masks = torch.stack(list(masks_of((0, 0, 10, 20), (30, 0, 40, 20)).values()))
+    found = sample_targets(Sample((), masks, (True, False, True)))
+    assert found.masks.equal(masks)
     assert found.exists.tolist() == [True, False, True]
 
 
-@pytest.mark.parametrize("flipped", [False, True])
-def test_a_sample_without_targets(features: ImageFeatures, flipped: bool) -> None:
-    found = sample_targets(sample(exists=(), flipped=flipped), cached_with(features))
-    assert found.masks.shape == (0, 256, 192)
+def test_a_sample_without_targets() -> None:
+    found = sample_targets(Sample((), torch.zeros(0, 256, 192, dtype=torch.bool), ()))
     assert found.masks.dtype == found.exists.dtype == torch.bool
     assert found.exists.shape == (0,)
+
+
+def test_an_image_without_labels_has_no_names(features: ImageFeatures) -> None:
+    found = unnamed(features.superpixels, 3)
+    assert found.names.tolist() == [UNNAMED] * 4
+    assert found.scope.tolist() == [False] * 3
 
 
 @pytest.fixture
@@ -120,33 +112,35 @@ def columns(features: ImageFeatures) -> ImageFeatures:
     return replace(features, superpixels=to_superpixels(labels, np.ones(4, dtype=np.float32)))
 
 
-def labels_of(cached: CachedPhoto, **instances: tuple[int, float, float, float, float]) -> SuperpixelLabels:
+def labels_of(
+    features: ImageFeatures, masks: dict[int, Tensor], **instances: tuple[int, float, float, float, float]
+) -> SuperpixelLabels:
     """Labels of a 64 x 48 photo; instances: category → (id, x, y, width, height)."""
     things = tuple(
         Instance(ident, category, (x, y, width, height), "human", [], False, width * height)
         for category, (ident, x, y, width, height) in instances.items()
     )
     photo = Photo(1, Path("1.jpg"), (64, 48), frozenset({"dog", "cat"}), "coco80", things)
-    return superpixel_labels(photo, cached, {"dog": 2, "cat": 0, "hat": 1}, 3)
+    return superpixel_labels(photo, masks, features.superpixels, {"dog": 2, "cat": 0, "hat": 1}, 3)
 
 
 def test_superpixels_bear_the_name_of_what_covers_them(columns: ImageFeatures) -> None:
-    cached = cached_with(columns, (0, 0, 76, 256), (76, 0, 144, 256))
-    found = labels_of(cached, dog=(5, 0, 0, 19, 64), cat=(6, 19, 0, 17, 64))
+    masks = masks_of((0, 0, 76, 256), (76, 0, 144, 256))
+    found = labels_of(columns, masks, dog=(5, 0, 0, 19, 64), cat=(6, 19, 0, 17, 64))
     assert found.names.tolist() == [2, UNNAMED, 0, OUTSIDE], "the second is more than half dog, but not enough"
     assert found.scope.tolist() == [True, False, True]
 
 
 def test_what_may_hide_in_a_box_without_a_mask_is_unknown(columns: ImageFeatures) -> None:
-    cached = cached_with(columns, (0, 0, 48, 256))
-    found = labels_of(cached, dog=(5, 0, 0, 12, 64), cat=(9, 36, 0, 12, 32))
+    masks = masks_of((0, 0, 48, 256))
+    found = labels_of(columns, masks, dog=(5, 0, 0, 12, 64), cat=(9, 36, 0, 12, 32))
     assert found.names.tolist() == [2, OUTSIDE, OUTSIDE, UNNAMED]
 
 
 def test_a_category_without_a_name_is_unknown(columns: ImageFeatures) -> None:
-    found = labels_of(cached_with(columns, (0, 0, 48, 256)), spoon=(5, 0, 0, 12, 64))
+    found = labels_of(columns, masks_of((0, 0, 48, 256)), spoon=(5, 0, 0, 12, 64))
     assert found.names.tolist() == [UNNAMED, OUTSIDE, OUTSIDE, OUTSIDE]
 
 
 def test_a_photo_without_labels_shows_nothing_of_its_scope(columns: ImageFeatures) -> None:
-    assert labels_of(cached_with(columns)).names.tolist() == [OUTSIDE] * 4
+    assert labels_of(columns, {}).names.tolist() == [OUTSIDE] * 4

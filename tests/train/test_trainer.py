@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from mllmseg.config import DataConfig, EngineConfig, ModelConfig, PointConfig, StageConfig, TrainConfig
-from mllmseg.data.datasets.coco_mini import Photo
 from mllmseg.errors import CheckpointError, ConfigError, DataError, InterruptedRunError, TrainingError
 from mllmseg.models.build import build_model
 from mllmseg.models.checkpoint import load_checkpoint, trained_state
+from mllmseg.train.cache import CacheEntry, FillReport
 from mllmseg.train.pointing import Recording
-from mllmseg.train.sharing import sample_rng, seed_dropout
 from mllmseg.train.stage_module import prepare_precision
 from mllmseg.train.stages import Align, Stage
 from mllmseg.train.trainer import Trainer, fill_cache
@@ -78,8 +77,8 @@ def test_a_run_leaves_a_checkpoint_its_settings_and_its_figures(finished: Traine
 
 
 def test_held_out_photos_calibrate_and_are_not_trained_on(finished: Trainer) -> None:
-    assert [photo.id for photo in finished.data.holdout] == [3]
-    assert [photo.id for photo in finished.data.photos] == [1, 2]
+    assert [photo.path.stem for photo in finished.data.holdout] == ["3"]
+    assert [photo.path.stem for photo in finished.data.photos] == ["1", "2"]
     assert finished.model.head.get_buffer("calibration").tolist() != [1, 0]
 
 
@@ -107,7 +106,7 @@ def pointed(run_settings: Settings, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_the_point_stage_trains_the_head_alone_on_recordings(finished: Trainer, pointed: Trainer) -> None:
-    expected = {f"{photo.path.stem}-{number}.safetensors" for photo in pointed.data.photos for number in range(2)}
+    expected = {f"{photo.file_name}-{number}.safetensors" for photo in pointed.data.photos for number in range(2)}
     assert {path.name for path in pointed.readings.folder.iterdir()} == expected, "no photo that is held out"
     readings = [Recording.load(pointed.readings.path(*reading)) for reading in pointed.readings.all()]
     assert [bool(reading.flipped) for reading in readings] == [False, False, True, True], "odd rounds are mirrored"
@@ -146,7 +145,7 @@ def test_a_recording_that_cannot_be_made_is_missed(
 ) -> None:
     monkeypatch.setattr(pointed.readings, "folder", tmp_path / "recordings")
     monkeypatch.setattr(pointed.readings, "record", lambda *_: None)
-    with pytest.raises(DataError, match=f"{tmp_path / 'recordings'}: 4 recordings could not be made"):
+    with pytest.raises(DataError, match=f"4 recordings could not be made in {tmp_path / 'recordings'}"):
         pointed.record()
 
 
@@ -226,30 +225,6 @@ def test_a_damaged_state_is_named(run_settings: Settings, tmp_path: Path) -> Non
         Trainer(settings, resume=True)
 
 
-def test_an_epoch_goes_through_every_photo(finished: Trainer) -> None:
-    stage = StageConfig(steps=9, batch_size=1)
-    epochs = [
-        [finished.data.photos_of("align", stage, 2 * epoch + step)[0].id for step in range(2)] for epoch in range(20)
-    ]
-    assert all(sorted(epoch) == [1, 2] for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 2, "in an order of its own"
-    wide = StageConfig(steps=9, batch_size=3)
-    flat: list[Photo] = [photo for step in range(2) for photo in finished.data.photos_of("align", wide, step)]
-    assert [photo.id for photo in flat] == [ident for epoch in epochs[:3] for ident in epoch]
-
-
-def test_the_chance_of_a_sample_follows_from_its_number() -> None:
-    def draw(seed: int, stage: str, number: int) -> tuple[float, float]:
-        seed_dropout(seed, stage, number, 0)
-        return sample_rng(seed, stage, number).random(), torch.rand(1).item()
-
-    first = draw(0, "align", 7)
-    torch.rand(5)
-    assert draw(0, "align", 7) == first
-    for other in ((1, "align", 7), (0, "instruct", 7), (0, "align", 8)):
-        assert not {*draw(*other)} & {*first}
-
-
 def test_frozen_weights_are_kept_in_the_training_precision(tiny_config: ModelConfig) -> None:
     model = build_model(tiny_config)
     prepare_precision(model, "float32")
@@ -265,11 +240,12 @@ def test_filling_the_cache_ahead_names_the_folder(
 ) -> None:
     asked: list[int] = []
 
-    def fill(self: object, photos: list[Photo], *, workers: int) -> None:
-        asked.extend(photo.id for photo in photos)
+    def fill(self: object, entries: list[CacheEntry], **_: object) -> FillReport:
+        asked.extend(int(entry.path.stem) for entry in entries)
+        return FillReport(0, 0, ())
 
     monkeypatch.setattr("mllmseg.train.cache.FeatureCache.fill", fill)
-    cache = fill_cache(run_settings(tmp_path, val_photos=1))
+    cache, _ = fill_cache(run_settings(tmp_path, val_photos=1))
     assert asked == [1, 2, 3, 4]
     assert cache.folder.parent == Path(run_settings(tmp_path).cache)
 
@@ -309,7 +285,9 @@ def test_a_loss_that_is_no_number_stops_before_it_is_saved(run_settings: Setting
         healthy(stage, step, *args)
 
     trainer._step = sick  # type: ignore[method-assign]
-    said = r"instruct step 2: the loss is nan .* on photos \[\d, \d\], not finite where \[1, 2\] are.*instruct-000002"
+    said = (
+        r"instruct step 2: the loss is nan .*, not finite where \['coco-mini/1', 'coco-mini/2'\] are.*instruct-000002"
+    )
     with pytest.raises(TrainingError, match=said):
         trainer.run()
     assert [path.name for path in trainer.checkpoints.all()][-1] == "instruct-000002"

@@ -25,24 +25,25 @@ class CocoMiniQueries:
 
     name = NAME
 
-    def __init__(self, root: pathlib.Path, split: str) -> None:
-        """Reads `instances_SPLIT.json` and `expressions_SPLIT.jsonl`. Raises DataError as CocoMini does."""
-        self.split = split
-        self.source = f"{root / f'instances_{split}.json'}, {root / f'expressions_{split}.jsonl'}"
-        self.data = CocoMini(root, split)
+    def __init__(self, data: CocoMini) -> None:
+        """The sentences of a split."""
+        self.split, root = data.split, data.root
+        self.source = f"{root / f'instances_{self.split}.json'}, {root / f'expressions_{self.split}.jsonl'}"
+        self.data = data
         self._expressions: dict[str, Expression] = {}
         seen: collections.Counter[int] = collections.Counter()
         queries = []
-        for expression in self.data.expressions:
+        for expression in data.expressions:
             ref = f"{NAME}/{expression.image_id}"
             number, seen[expression.image_id] = seen[expression.image_id], seen[expression.image_id] + 1
             query = Query(
                 id=f"{ref}/{number}",
-                image=self.data.photos[expression.image_id].path.relative_to(root / "images").as_posix(),
+                image=data.photos[expression.image_id].path.relative_to(root / "images").as_posix(),
                 text=expression.text,
                 ref=ref,
                 has_target=expression.ann_ids is None or bool(expression.ann_ids),
-                kind="template" if expression.source == "template" else "human",
+                kind=f"template/{expression.rule}" if expression.source == "template" else "human",
+                box=expression.box if expression.ann_ids is None else None,
             )
             self._expressions[query.id] = expression
             queries.append(query)
@@ -68,7 +69,7 @@ def _load(data_root: pathlib.Path, splits: Sequence[str] | None) -> list[CocoMin
     spellings = [f"{folder}/instances_{split}.json" for folder in (".", "coco-mini", "coco_mini") for split in SPLITS]
     folder = layouts.find(data_root, spellings, "labels of coco-mini").parent
     present = [split for split in SPLITS if (folder / f"instances_{split}.json").is_file()]
-    return [CocoMiniQueries(folder, split) for split in choose_splits(splits, present, folder)]
+    return [CocoMiniQueries(CocoMini(folder, split)) for split in choose_splits(splits, present, folder)]
 
 
 DATASETS.register(NAME)(

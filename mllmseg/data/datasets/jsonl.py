@@ -43,8 +43,8 @@ class JsonlDataset:
         self._image_root = self.path.parent if image_root is None else pathlib.Path(image_root)
         self._masks: dict[str, tuple[str, list[Any] | None]] = {}
         queries = []
-        for number, (where, entry) in enumerate(_records(self.path)):
-            query = _parse(entry, number, where)
+        for number, (where, entry) in enumerate(read_records(self.path)):
+            query = parse_line(entry, number, where)
             if query.id in self._masks:
                 raise DataError(f"{where}: id '{query.id}' is used twice")
             self._masks[query.id] = (where, entry.get("masks"))
@@ -74,8 +74,8 @@ class JsonlDataset:
         return union((draw(mask, size, where, folder=self.path.parent) for mask in masks), size)
 
 
-def _records(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
-    """Each record with its place for messages."""
+def read_records(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
+    """Each record of a JSONL file, or of a JSON file with a list, with its place for messages. Raises DataError."""
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
@@ -96,7 +96,8 @@ def _records(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
                 raise DataError(f"{path}: line {number}: not valid JSON: {error}") from error
 
 
-def _parse(entry: Any, number: int, where: str) -> Query:
+def parse_line(entry: Any, number: int, where: str) -> Query:
+    """One record, the `number`-th of its file. Raises DataError, with `where`, if a key is missing or wrong."""
     if not isinstance(entry, dict):
         raise DataError(f"{where}: expected an object, found {type(entry).__name__}")
     for key in entry.keys() - set(KEYS):

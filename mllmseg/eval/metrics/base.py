@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import numpy as np
@@ -69,6 +69,13 @@ class Sample:
     def iou(self) -> float:
         """I/U, and 0 where both masks are empty: scorers that reward an empty prediction say so themselves."""
         return self.intersection / self.union if self.union else 0.0
+
+    def rejected(self) -> Self:
+        """The same answer, had its decision been that nothing fits."""
+        if not self.exists:
+            return self
+        hidden = (self.intersection, self.union)
+        return replace(self, exists=False, intersection=0, union=self.target, predicted=0, forced=hidden, hit=0)
 
     @classmethod
     def from_masks(

@@ -21,7 +21,8 @@ def test_kinds_and_targets(
     write_miniature("coco-mini", tmp_path)
     dataset = open_dataset("coco-mini", data_root=tmp_path)
     assert [query.id for query in dataset.queries] == [f"coco-mini/285/{number}" for number in range(4)]
-    assert [query.kind for query in dataset.queries] == ["template", "template", "human", "human"]
+    assert [query.kind for query in dataset.queries] == ["template/all", "template/all", "human", "human"]
+    assert [query.box for query in dataset.queries] == [None, None, None, (26, 30, 8, 14)]
     assert [query.has_target for query in dataset.queries] == [True, False, True, True]
     both = miniatures.box_mask("left") | miniatures.box_mask("right")
     np.testing.assert_array_equal(dataset.target(dataset.queries[0]), both)
@@ -33,7 +34,7 @@ def test_kinds_and_targets(
 @pytest.mark.skipif(not REAL.is_dir(), reason="coco-mini is not at hand")
 def test_the_real_validation_split() -> None:
     dataset = open_dataset("coco-mini:val", data_root=REAL)
-    counts = collections.Counter((query.kind, query.has_target) for query in dataset.queries)
+    counts = collections.Counter((query.kind.partition("/")[0], query.has_target) for query in dataset.queries)
     assert counts == {("template", True): 577, ("template", False): 342, ("human", True): 20, ("human", False): 4}
     for query in dataset.queries[::40]:
         assert dataset.target(query).any() == query.has_target

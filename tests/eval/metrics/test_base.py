@@ -34,6 +34,13 @@ def test_counts_of_every_case(cases: dict[str, Sample]) -> None:
     assert cases["half"].forced == (4, 8)
 
 
+def test_a_rejection_hides_the_mask(cases: dict[str, Sample]) -> None:
+    hidden = cases["half"].rejected()
+    assert (hidden.exists, hidden.intersection, hidden.union, hidden.predicted) == (False, 0, 8, 0)
+    assert (hidden.target, hidden.forced, hidden.hit) == (8, (4, 8), 0)
+    assert hidden.rejected() is hidden
+
+
 def test_void_pixels_count_nowhere() -> None:
     target = LEFT.astype(np.uint8)
     target[:2] = 255
