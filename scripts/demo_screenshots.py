@@ -64,8 +64,9 @@ def shoot_all(url: str, out: Path, only: str) -> None:
                 page.wait_for_selector("#banner .ready")
                 show(page)
                 page.mouse.move(0, 0)
+                page.evaluate("window.scrollTo(0, 0)")
                 page.wait_for_timeout(900)
-                print(save(page.screenshot(), out / f"{name}.jpg"))
+                print(save(page.screenshot(full_page=name != "desktop"), out / f"{name}.jpg"))
                 context.close()
         browser.close()
 
@@ -73,7 +74,7 @@ def shoot_all(url: str, out: Path, only: str) -> None:
 def save(screenshot: bytes, path: Path) -> str:
     """Writes a screenshot as JPEG with full colour resolution, so that text stays readable."""
     image = Image.open(io.BytesIO(screenshot)).convert("RGB")
-    image.thumbnail((1280, 1200), Image.Resampling.LANCZOS)
+    image.thumbnail((1280, 1500), Image.Resampling.LANCZOS)
     image.save(path, quality=88, subsampling=0, optimize=True)
     size = path.stat().st_size
     assert size < MAX_BYTES, f"{path}: {size} bytes are too many for the repository"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 import warnings
 from typing import TYPE_CHECKING, Annotated
@@ -51,13 +52,19 @@ def demo(
         keep_freed_memory()
         return Agent(Segmenter.from_pretrained(model, device=device, dtype=dtype), planner=planner)
 
-    with serving(load, address, threshold=threshold, own_model=model is None) as url:
-        typer.echo(f"{url} is open; other agents connect to {url}gradio_api/mcp/. Ctrl+C ends it.")
-        try:
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with serving(load, address, threshold=threshold, own_model=model is None) as url:
+            typer.echo(f"{url} is open; other agents connect to {url}gradio_api/mcp/. Ctrl+C ends it.")
             while True:
                 time.sleep(3600)
-        except KeyboardInterrupt:
-            typer.echo("closed")
+    except KeyboardInterrupt:
+        typer.echo("closed")
+
+
+def _interrupt(*_: object) -> None:
+    """What a service manager sends ends it as Ctrl+C does: temporary files are deleted."""
+    raise KeyboardInterrupt
 
 
 def _check_gradio() -> None:

@@ -76,7 +76,7 @@ def build_page(loader: Loader, *, threshold: float, exports: Path) -> gr.Blocks:
                 box = gr.MultimodalTextbox(
                     file_types=["image"],
                     file_count="multiple",
-                    placeholder="Drop a picture, ask in any words: the dog and the red ball …",
+                    placeholder="Drop a picture, ask in any words …",
                     show_label=False,
                     label="Message",
                     elem_id="message",
@@ -84,7 +84,7 @@ def build_page(loader: Loader, *, threshold: float, exports: Path) -> gr.Blocks:
                 )
                 with gr.Row(elem_id="settings"):
                     mode = gr.Radio(
-                        [("strict: say no", "strict"), ("lenient: show the closest", "lenient")],
+                        ["strict", "lenient"],
                         value="strict",
                         label="Where nothing fits",
                         elem_id="mode",

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from mllmseg.agent.session import MAX_PICTURES, Session
+from mllmseg.agent.session import MAX_PICTURES, Offer, Session
 from mllmseg.errors import DataError
 
 
@@ -62,3 +64,30 @@ def test_a_mask_is_a_copy(session, region):
     session = session.add_mask("the car", mask)
     mask[:] = True
     assert not np.array_equal(session.mask("m1").mask, mask)
+
+
+def test_a_threshold_is_applied_anew_to_answers_that_were_given(session, segmenter):
+    answer = segmenter.segment("the blue car", threshold=0.0)
+    known = session.add_answer(answer, 0.5)
+    record = known.masks[0]
+    assert (record.exists, record.score) == (True, 0.9)
+    known = known.show([record.id])
+    gone = known.redecide(0.95)
+    assert (gone.masks[0].exists, gone.masks[0].mask.any(), gone.shown, gone.threshold) == (False, False, (), 0.95)
+    back = gone.redecide(0.5)
+    assert back.shown == (record.id,)
+    assert (back.masks[0].mask == record.mask).all()
+
+
+def test_masks_made_of_others_stay_as_they_were_made(session, region):
+    known = session.add_mask("both", region(0, 1), score=0.2).show(["m1"])
+    assert known.redecide(0.9).shown == ("m1",)
+
+
+def test_a_forgotten_mask_is_nowhere_and_its_id_is_not_given_again(session, region):
+    known = session.add_mask("one", region(0)).add_mask("two", region(1)).show(["m1", "m2"])
+    known = replace(known, focus=("m1",), offer=Offer("m1", "one")).remove_mask("m1")
+    assert (known.shown, known.focus, known.offer) == (("m2",), (), None)
+    assert known.add_mask("three", region(2)).masks[-1].id == "m3"
+    with pytest.raises(DataError, match="no mask 'm1'"):
+        known.remove_mask("m1")
