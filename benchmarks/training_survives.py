@@ -3,12 +3,14 @@
     python benchmarks/training_survives.py kill CONFIG [key=value …] --kills 20
     python benchmarks/training_survives.py curves CONFIG [key=value …] --processes 2
 
-Both print Markdown. CONFIG is a training configuration whose feature cache is filled (`mllmseg cache`).
+Both print Markdown. CONFIG is a training configuration whose feature cache is filled (`mllmseg cache`), or `drawn`: the
+drawn photos and the random model of the tests, which take no weights and little time.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import random
 import signal
@@ -20,8 +22,24 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from mllmseg.config import (
+    DataConfig,
+    HeadConfig,
+    LanguageModelConfig,
+    LoraConfig,
+    ModelConfig,
+    PointConfig,
+    ProjectorConfig,
+    SamConfig,
+    StageConfig,
+    TrainConfig,
+    VisionTowerConfig,
+)
+from mllmseg.data.datasets.coco_mini import CocoMini
+from mllmseg.train.cache import FeatureCache
 from mllmseg.train.journal import Journal
 
+ROOT = Path(__file__).parents[1]
 STRATEGIES = {"DDP": None, "ZeRO-1": "zero1", "ZeRO-2": "zero2", "ZeRO-3": "zero3"}
 Command = list[str]
 
@@ -131,6 +149,51 @@ def curves(options: argparse.Namespace, folder: Path) -> None:
         print(f"| {entry['stage']} {entry['step']} | {' | '.join(f'{column[number]:.6f}' for column in columns)} |")
 
 
+def drawn(folder: Path) -> str:
+    """Writes what the tests of training use, without dropout, whose chance is each process's own; its configuration."""
+    conftests = []
+    for name in ("tests/conftest.py", "tests/train/conftest.py"):
+        spec = importlib.util.spec_from_file_location(Path(name).parent.name, ROOT / name)
+        assert spec is not None
+        assert spec.loader is not None
+        conftests.append(importlib.util.module_from_spec(spec))
+        spec.loader.exec_module(conftests[-1])
+    whole, training = conftests
+    tower = VisionTowerConfig(checkpoint=None, image_size=56, hidden_size=16, dtype="float32")
+    language_model = whole._save_language_model(folder / "llama")
+    model = ModelConfig(
+        sam=SamConfig(checkpoint=None, dtype="float32"),
+        vision_tower=tower.model_copy(update={"overrides": {"num_hidden_layers": 1, "num_attention_heads": 2}}),
+        projector=ProjectorConfig(hidden_size=32, num_heads=4),
+        language_model=LanguageModelConfig(name=str(language_model), lora=LoraConfig(r=4, dropout=0.0)),
+        head=HeadConfig(hidden_size=32, num_layers=1, num_heads=4, dropout=0.0),
+    )
+    training.save_dataset(folder / "data")
+    model.to_yaml(folder / "model.yaml")
+    cache = FeatureCache(folder / "cache", model)
+    cache.folder.mkdir(parents=True)
+    for photo in CocoMini(folder / "data", "train").photos.values():
+        cache.write(photo, training.DrawnStack())
+    config = TrainConfig(
+        model=str(folder / "model.yaml"),
+        data=DataConfig(root=str(folder / "data"), holdout_every=3, positives=2, negatives=1, flip=0.5),
+        cache=str(folder / "cache"),
+        out="",
+        align=StageConfig(steps=20, batch_size=2, warmup_steps=2),
+        instruct=StageConfig(steps=20, batch_size=2, warmup_steps=2),
+        point=PointConfig(steps=20, batch_size=2, warmup_steps=2),
+        refine=StageConfig(steps=10, batch_size=2, warmup_steps=2),
+        masks_per_photo=1,
+        precision="float32",
+        log_every=1,
+        val_photos=0,
+        checkpoint_every=1,
+        cache_workers=1,
+    )
+    config.to_yaml(folder / "train.yaml")
+    return str(folder / "train.yaml")
+
+
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -142,6 +205,9 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        if options.config == "drawn":
+            (Path(folder) / "drawn").mkdir()
+            options.config = drawn(Path(folder) / "drawn")
         {"kill": kill, "curves": curves}[options.what](options, Path(folder))
 
 

@@ -24,7 +24,6 @@ PAGES = sorted(
 # Named before it is there: such a path is skipped, visibly, until somebody adds it.
 NOT_YET = (
     "mllmseg/agent/tools.py",
-    "mllmseg/train/engine.py",
     "mllmseg/assets/tiny",
     "docs/panel.md",
     "docs/panel.jpg",
