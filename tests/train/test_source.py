@@ -7,7 +7,7 @@ import random
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -29,6 +29,8 @@ Write = Callable[[str, Path], None]
 
 class OneRegion:
     """Answers as the frozen stages would: one superpixel, whatever the picture, and no mask for any box."""
+
+    tower_input: ClassVar[dict[str, Any]] = {"tower_size": 56, "patch_size": 14}
 
     @property
     def sam(self) -> OneRegion:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -26,6 +26,8 @@ TALK = [{"from": "human", "value": "<image>\nHow many?"}, {"from": "gpt", "value
 
 class Halves:
     """Answers as the frozen stages would: a superpixel for each half of any picture."""
+
+    tower_input: ClassVar[dict[str, Any]] = {"tower_size": 56, "patch_size": 14}
 
     def encode_image(self, inputs: ImageInputs) -> ImageFeatures:
         height, width = (side // 4 for side in inputs.input_size)
