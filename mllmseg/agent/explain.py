@@ -82,11 +82,11 @@ def examine(
         every = yield Call("segment", {"query": kind})
         if isinstance(every, Found) and every.exists:
             alike = _alike(found, every)
-            arguments = {"mask": every.mask, "end": end, "query": query, "apart": not (one_of_several and alike)}
+            arguments = {"mask": every.mask, "end": end, "query": query, "apart": not one_of_several}
             one = yield Call("pick", arguments)
             if isinstance(one, Found) and one.exists:
                 found, checked = one, kind
-            elif alike and one_of_several:  # to leave out what may be all of them would leave nothing
+            elif one_of_several and found.share >= 0.8 * every.share:  # leaving it out would leave nothing
                 return found, Explanation(f"I cannot tell {query} from the others.")
             elif alike and _in_the_way(phrase, every.place):
                 there = f"There {_is(phrase, Relaxed(phrase.bare, ()))}"

@@ -240,6 +240,8 @@ class Builder:
         topic = parse_phrase(self.topic) if self.topic else None
         if topic is None or not topic.noun:
             return text
+        if re.fullmatch(THIS_ONE, text, re.IGNORECASE):  # asked for, but not found
+            return _known(self.topic)
         phrase = parse_phrase(text)
         head = text[: text.find(phrase.tails[0].text)] if phrase.tails else text
         rest = text[len(head) :]

@@ -203,6 +203,11 @@ def test_follow_ups_on_several(message: str, plan: str) -> None:
     assert str(make_plan(message, TWO)) == plan
 
 
+def test_it_is_looked_for_again_where_it_was_not_found() -> None:
+    plan = make_plan("how big is it?", Context(topic="a dog"))
+    assert str(plan) == "measure: segment(the dog); measure($1) -> $1"
+
+
 def test_both_are_what_was_meant_before_and_now() -> None:
     assert str(make_plan("both", Context(("m2",), "the cat", before=("m1",)))) == "show:  -> m1 m2"
 
