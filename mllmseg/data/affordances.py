@@ -47,3 +47,5 @@ CARRIED = (
 # What stands on these is behind or in front of them as often as above or below.
 SURFACES = frozenset({"dining table", "bed", "couch", "bench", "chair", "table-merged", "counter", "rug-merged"})
 BEARERS = frozenset({landmark for _, landmark in ON})
+# Carried things that labels often leave out: that somebody has none is not said.
+EASILY_MISSED = frozenset({"handbag", "backpack", "tie", "cell phone"})

@@ -133,7 +133,8 @@ class _Speaker:
     def post(self, clause: Clause) -> str:
         """A clause after the noun; the usual wording half of the time."""
         chosen = clause.posts[0] if self.rng.random() < 0.5 else self.rng.choice(clause.posts)
-        return chosen.format(m=self._marks.get(clause.landmark, ""))
+        post = chosen.format(m=self._marks.get(clause.landmark, ""))
+        return post.replace(" on it", " on them") if self.plural else post
 
     def be(self) -> str:
         return "are" if self.many else "is"

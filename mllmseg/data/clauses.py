@@ -31,6 +31,7 @@ class Clause:
         landmark: the category of `{m}`.
         verb: joins the noun and a post: "is", "has", "wears"; adjectives take "is".
         relative: holds by comparison with the others of its category: such statements are not joined with another.
+        vague: labels tell better where it holds than where it does not: it is said, but not denied.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class Clause:
     landmark: str = ""
     verb: str = "is"
     relative: bool = False
+    vague: bool = False
 
 
 Maker = Callable[[Scene, str, tuple[Thing, ...]], Iterator[Clause]]
@@ -104,8 +106,8 @@ def brightness(scene: Scene, category: str, things: tuple[Thing, ...]) -> Iterat
         return
     bright = frozenset(key for key, value in lightness.items() if value >= BRIGHT)
     dark = frozenset(key for key, value in lightness.items() if value <= DARK)
-    yield Clause("brightness", "dark", dark, bright, adjectives=("dark",))
-    yield Clause("brightness", "light", bright, dark, adjectives=("light-coloured", "light"))
+    yield Clause("brightness", "dark", dark, bright, adjectives=("dark",), vague=True)
+    yield Clause("brightness", "light", bright, dark, adjectives=("light-coloured", "light"), vague=True)
 
 
 @CLAUSES.register("place")
@@ -188,7 +190,9 @@ def on(scene: Scene, category: str, things: tuple[Thing, ...]) -> Iterator[Claus
         ids = {mark.id for mark in marks}
         looks = {t.id: scene.look(t) for t in things}
         yes = frozenset(key for key, look in looks.items() if look and ids & set(look.rests_on))
-        no = frozenset(t.id for t in things if not ground and all(geometry.gap(t, mark) > 0.03 for mark in marks))
+        # Tables reach further than their labels, and a cup nearly always stands on one.
+        vague = ground or landmark == "dining table"
+        no = frozenset(t.id for t in things if not vague and all(geometry.gap(t, mark) > 0.03 for mark in marks))
         # "On the chair" with three chairs is still clear where only one of them is sat on; "on a" says it best.
         article = "the" if len(marks) == 1 else "a"
         posts = (f"on {article} {{m}}",)
@@ -259,7 +263,15 @@ def with_(scene: Scene, category: str, things: tuple[Thing, ...]) -> Iterator[Cl
                 yes.add(owners[0].id)
         no = frozenset(t.id for t in things if t.id not in near and t.area >= 3 * geometry.MIN_AREA)
         noun = words.with_article(words.name(landmark))
-        yield Clause("with", landmark, frozenset(yes), no, posts=(f"with {noun}",), verb="has")
+        yield Clause(
+            "with",
+            landmark,
+            frozenset(yes),
+            no,
+            posts=(f"with {noun}",),
+            verb="has",
+            vague=landmark in affordances.EASILY_MISSED,
+        )
 
 
 def all_clauses(scene: Scene, category: str, things: tuple[Thing, ...]) -> list[Clause]:

@@ -17,7 +17,7 @@ VIVID = frozenset({"red", "orange", "yellow", "green", "blue", "purple", "pink"}
 
 CLEAR_SHARE = 0.5  # of a region's pixels have the name
 CLEAR_LEAD = 2.5  # times as many as any other name
-UNSEEN_SHARE = 0.02  # at most so many pixels of a vivid colour in a region that is certainly not of it
+UNSEEN_SHARE = 0.02  # at most so many pixels of a colour in a region that is certainly not of it
 ABSENT_SHARE = 0.1  # at most so many pixels of a colour, or of one like it, in a region that is certainly not of it
 
 # A region of the first may be called by one of the others, so neither proves the other wrong.
@@ -46,7 +46,8 @@ _BOUNDS: tuple[tuple[str, float, float, float, float, float, float], ...] = (
     ("brown", 18, 48, 14, 45, 38, 80),
     ("yellow", 62, 101, 48, 200, 80, 106),
     ("green", 20, 95, 20, 200, 110, 180),
-    ("blue", 20, 90, 18, 200, 225, 308),
+    ("blue", 20, 62, 24, 200, 225, 308),
+    ("blue", 62, 90, 18, 200, 225, 300),
     ("purple", 18, 70, 22, 200, 312, 340),
     ("pink", 60, 95, 18, 200, 342, 384),
     ("pink", 45, 95, 40, 200, 342, 368),
@@ -102,7 +103,9 @@ def certainly_not(name: str, parts: Mapping[str, float]) -> bool:
     if not parts:
         return False
     clear, alike = clear_name(parts), _ALIKE[name]
+    if parts.get(name, 0.0) > UNSEEN_SHARE:
+        return False
     if clear is not None and clear != name and clear not in alike:
         return sum(parts.get(other, 0.0) for other in {name} | alike - _ALIKE[clear]) <= ABSENT_SHARE
     found = sum(parts.get(other, 0.0) for other in alike & VIVID)
-    return name in VIVID and clear is None and parts.get(name, 0.0) <= UNSEEN_SHARE and found <= ABSENT_SHARE
+    return name in VIVID and clear is None and found <= ABSENT_SHARE

@@ -90,7 +90,13 @@ def except_(scene: Scene) -> Iterator[Reference]:
     """All but those that a clause holds for."""
     for category, things, clauses in statements(scene):
         for clause in clauses:
-            if len(things) > 2 and clause.yes and (found := meant(things, (), (clause,))) and len(found) > 1:
+            if (
+                len(things) > 2
+                and clause.yes
+                and not clause.vague
+                and (found := meant(things, (), (clause,)))
+                and len(found) > 1
+            ):
                 yield _reference("except", category, found, (), (clause,), excepted=True)
 
 
@@ -185,7 +191,7 @@ def _joined(scene: Scene, program: str, size: int) -> Iterator[Reference]:
 
 
 def _deniable(clause: Clause) -> bool:
-    return not clause.relative and clause.kind != "brightness"
+    return not clause.relative and not clause.vague
 
 
 def _alone(things: tuple[Thing, ...], clause: Clause, thing: Thing) -> bool:

@@ -66,7 +66,7 @@ def wrong_attribute(scene: Scene) -> Iterator[Reference]:
     """Surely none of them is of that colour; nor is the only person somebody else."""
     for category, things, clauses in statements(scene):
         for clause in clauses:
-            if clause.kind in ATTRIBUTES and clause.no.issuperset(thing.id for thing in things):
+            if clause.kind in ATTRIBUTES and not clause.vague and clause.no.issuperset(thing.id for thing in things):
                 yield Reference("wrong_attribute", (), (category,), (), said=(clause,), arguments=(clause.argument,))
     name = captions.described(scene)
     for other in {"man": ("woman", "girl"), "woman": ("man", "boy")}.get(name or "", ()):
@@ -78,7 +78,8 @@ def wrong_relation(scene: Scene) -> Iterator[Reference]:
     """Surely none of them stands in that relation."""
     for category, things, clauses in statements(scene):
         for clause in clauses:
-            if clause.kind in (*RELATIONS, "beside") and clause.no.issuperset(thing.id for thing in things):
+            sure = clause.kind in (*RELATIONS, "beside") and not clause.vague
+            if sure and clause.no.issuperset(thing.id for thing in things):
                 yield Reference("wrong_relation", (), (category,), (), said=(clause,), arguments=(clause.argument,))
 
 
@@ -125,7 +126,7 @@ def wrong_count(scene: Scene) -> Iterator[Reference]:
 def wrong_pair(scene: Scene) -> Iterator[Reference]:
     """Two clauses that hold, but never of the same thing: the red one is not the one on the left."""
     for category, things, clauses in statements(scene):
-        usable = [c for c in clauses if c.yes and not c.relative and c.kind != "brightness"]
+        usable = [c for c in clauses if c.yes and not c.relative and not c.vague]
         for pair in combinations(usable, 2):
             kinds = {c.kind for c in pair}
             never = all(any(thing.id in c.no for c in pair) for thing in things)
