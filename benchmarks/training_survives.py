@@ -36,7 +36,7 @@ from mllmseg.config import (
     VisionTowerConfig,
 )
 from mllmseg.data.datasets.coco_mini import CocoMini
-from mllmseg.train.cache import FeatureCache
+from mllmseg.train.cache import CacheEntry, FeatureCache
 from mllmseg.train.journal import Journal
 from mllmseg.train.trainer import Trainer
 
@@ -190,18 +190,19 @@ def drawn(folder: Path) -> str:
     training.save_dataset(folder / "data")
     model.to_yaml(folder / "model.yaml")
     cache = FeatureCache(folder / "cache", model)
-    cache.folder.mkdir(parents=True)
-    for photo in CocoMini(folder / "data", "train").photos.values():
-        cache.write(photo, training.DrawnStack())
+    cache.fill(
+        [CacheEntry(photo.path, size=photo.size) for photo in CocoMini(folder / "data", "train").photos.values()],
+        stack=training.DrawnStack(),
+    )
     config = TrainConfig(
         model=str(folder / "model.yaml"),
         data=DataConfig(root=str(folder / "data"), holdout_every=3, positives=2, negatives=1, flip=0.5),
         cache=str(folder / "cache"),
         out="",
-        align=StageConfig(steps=20, batch_size=2, warmup_steps=2),
-        instruct=StageConfig(steps=20, batch_size=2, warmup_steps=2),
-        point=PointConfig(steps=20, batch_size=2, warmup_steps=2),
-        refine=StageConfig(steps=10, batch_size=2, warmup_steps=2),
+        align=StageConfig(steps=6, batch_size=2, warmup_steps=2),
+        instruct=StageConfig(steps=8, batch_size=2, warmup_steps=2),
+        point=PointConfig(steps=6, batch_size=2, warmup_steps=2),
+        refine=StageConfig(steps=4, batch_size=2, warmup_steps=2),
         masks_per_photo=1,
         precision="float32",
         log_every=1,
