@@ -64,10 +64,16 @@ def filled(data: TrainingData) -> TrainingData:
 def open_data(run_settings: Settings, tiny_config: ModelConfig, tmp_path: Path) -> Callable[..., TrainingData]:
     """`(*sources, **data)` opens the data of a run below `tmp_path`."""
 
-    def open_it(*sources: str | SourceConfig, seed: int = 0, **data: Any) -> TrainingData:
+    def open_it(*sources: str | SourceConfig, seed: int = 0, workers: int = 2, **data: Any) -> TrainingData:
         listed = tuple(item if isinstance(item, SourceConfig) else SourceConfig(name=item) for item in sources)
         settings = DataConfig(**({"root": str(tmp_path), "holdout_every": 0} | data), sources=listed)
-        changes = {"data": settings, "cache": str(tmp_path / "cache"), "seed": seed, "align": StageConfig(steps=0)}
+        changes = {
+            "data": settings,
+            "cache": str(tmp_path / "cache"),
+            "seed": seed,
+            "data_workers": workers,
+            "align": StageConfig(steps=0),
+        }
         return TrainingData(run_settings(tmp_path / "out", **changes), tiny_config)
 
     return open_it
@@ -247,8 +253,27 @@ def test_images_held_out_are_read_alike_every_time(
     data = filled(open_data("grefcoco:val", holdout_every=2, queries=2))
     assert [image.path.stem[-2:] for image in data.holdout] == ["25"]
     assert [image.path.stem[-2:] for image in data.photos] == ["09"]
-    (first,), (second,) = (list(data.held_out(questions(data))) for _ in range(2))
+    (first, own), (second, again) = (data.held_out(0, questions(data)) for _ in range(2))
     assert first[1].branches == second[1].branches
+    assert own is again is True
+
+
+def test_a_bad_image_held_out_is_replaced_and_known_as_such(
+    tmp_path: Path, write_miniature: Write, open_data: Callable[..., TrainingData]
+) -> None:
+    write_miniature("refcoco", tmp_path)
+    data = filled(open_data("refcoco:val", "refcoco:train", SourceConfig(name="refcoco:testA"), holdout_every=2))
+    data.holdout = [data.photos[0], data.photos[1]]
+
+    def read(image: TrainingImage, rng: random.Random) -> str:
+        if image == data.holdout[0]:
+            raise DataError("broken")
+        return image.id
+
+    data.bad.skip = True
+    assert data.held_out(0, read) == (data.holdout[1].id, False)
+    assert data.held_out(1, read) == (data.holdout[1].id, True)
+    assert data.bad.found == {data.holdout[0].id: "broken"}
 
 
 def test_what_is_validated_on_is_cached_too(
