@@ -157,10 +157,10 @@ def describe(log: Log, users: int, minutes: float, seconds: float, load_before: 
 
 Written by `{command}`: do not edit.
 
-{users} visitors at once for {seconds:.0f} s on loopback, each with a photo of examples/ of his own, as `gradio_client`
-sessions that start anew after every upload and five questions. Every answer is checked to be about the visitor's own
-photo and question. Server: {platform.machine()}, {os.cpu_count()} cores, of which other programs took most: the load
-average was {load_before:.0f} before the visitors came, so the times say little about an idle machine.
+{users} visitors at once for {minutes:g} minutes on loopback, and until all that had been asked was answered:
+{seconds:.0f} s. Each has a photo of examples/ of his own and comes anew after every upload and five questions, by
+`gradio_client`. Every answer is checked to be about the visitor's own photo and question. Server: {platform.machine()},
+{os.cpu_count()} cores, shared with other programs: the load average was {load_before:.0f} before the visitors came.
 
 | | |
 |---|---|
