@@ -79,10 +79,17 @@ def in_child(config: str, settings: Command, out: Path) -> None:
     Trainer(TrainConfig.from_yaml(config, [*settings, f"out={out}"]), resume=resume).run()
 
 
-def killed(process: multiprocessing.process.BaseProcess, out: Path, seconds: float, *, in_save: bool) -> str | None:
-    """Kills a run with SIGKILL after so long, or in the first save after that; None where it ended before."""
-    began = time.monotonic()
+def killed(
+    process: multiprocessing.process.BaseProcess, out: Path, seconds: float, *, in_save: bool, on_a_step: bool = False
+) -> str | None:
+    """Kills a run with SIGKILL after so long, or in the first save after that; None where it ended before.
+
+    `on_a_step`: the time counts from its first new step on, so that it gets on however long it takes to start.
+    """
+    began, before = time.monotonic(), steps_of(out)
     while process.is_alive():
+        if on_a_step and steps_of(out) == before:
+            began = time.monotonic()
         if time.monotonic() - began > seconds and (not in_save or saving(out)):
             moment = "while saving" if saving(out) else "between saves"
             process.kill()
@@ -92,6 +99,12 @@ def killed(process: multiprocessing.process.BaseProcess, out: Path, seconds: flo
     if process.exitcode:
         sys.exit(f"the run failed ({process.exitcode}):\n{out.with_suffix('.log').read_text()[-3000:]}")
     return None
+
+
+def steps_of(out: Path) -> int:
+    """Lines in a run's journal."""
+    journal = out / "journal.jsonl"
+    return journal.read_bytes().count(b"\n") if journal.exists() else 0
 
 
 def difference(one: Path, other: Path) -> float:
@@ -111,14 +124,14 @@ def kill(options: argparse.Namespace, folder: Path) -> None:
     startup = time.monotonic() - began
     assert killed(process, undisturbed, 1e9, in_save=False) is None
     whole = time.monotonic() - began
+    step_seconds = (whole - startup) / steps_of(undisturbed)
     moments: list[str] = []
     while len(moments) < options.kills:
         process = fork(options.config, options.settings, out)
-        # So that it gets on between kills, and is not done before the last; every fifth comes while it is starting.
-        steps_begun = 0.0 if len(moments) % 5 == 4 else startup
-        moment = killed(
-            process, out, steps_begun + rng.random() * (whole - startup) / options.kills, in_save=len(moments) % 2 == 1
-        )
+        # Every fifth comes while it is starting, the others somewhere in the next two steps.
+        starting = len(moments) % 5 == 4
+        seconds = rng.random() * (startup if starting else 2 * step_seconds)
+        moment = killed(process, out, seconds, in_save=len(moments) % 2 == 1, on_a_step=not starting)
         if moment is None:
             break
         steps = Journal(out / "journal.jsonl").entries()
