@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mllmseg.inference.segmenter import Segmenter
+
+# Imported by PEFT wherever it is installed, bitsandbytes warns everybody of a kernel that only few machines have.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 __version__ = "0.1.0"
 __all__ = ["Segmenter", "__version__"]

@@ -35,6 +35,7 @@ def add_endpoints(loader: Loader, *, threshold: float, limits: JSON) -> None:
         mask, to = gr.Textbox(label="mask"), gr.Textbox("", label="to")
         masks, points, box = gr.Textbox(label="masks"), gr.Textbox("", label="points"), gr.Textbox("", label="box")
         op, edit_op, colour = gr.Textbox(label="op"), gr.Textbox(label="op"), gr.Textbox("", label="colour")
+        end = gr.Textbox(label="end")
         mode = gr.Textbox("strict", label="mode")
         start_mask = gr.Textbox("", label="mask")
         optional_image = gr.File(None, label="image", file_types=["image"], type="filepath")
@@ -51,6 +52,7 @@ def add_endpoints(loader: Loader, *, threshold: float, limits: JSON) -> None:
             ("tool_verify", tools.verify, [image, mask, query], [text]),
             ("tool_refine", tools.refine, [image, points, box, start_mask], [text]),
             ("tool_combine", tools.combine, [op, masks], [text]),
+            ("tool_pick", tools.pick, [image, mask, end], [text]),
             ("tool_measure", tools.measure, [image, mask, to], [text]),
             ("tool_edit", tools.edit, [image, mask, edit_op, colour], [picture]),
             ("tool_where", tools.where, [image, query], [text]),

@@ -128,6 +128,22 @@ class Tools:
             made = _call(session, "combine", op=op, masks=[record.id for record in session.masks])
             return to_text(_with_mask(*made))
 
+    def pick(self, image: str, mask: str, end: str) -> str:
+        """Takes one thing out of a mask of several.
+
+        Args:
+            image: the picture.
+            mask: the run-length code of all of them.
+            end: leftmost, rightmost, topmost or lowest.
+
+        Returns:
+            JSON: the one as a run-length code.
+        """
+        with Friendly():
+            session = self.pictures.open(image)
+            session = session.add_mask("it", mask_of(mask, session))
+            return to_text(_with_mask(*_call(session, "pick", mask="m1", end=end)))
+
     def measure(self, image: str, mask: str, to: str = "") -> str:
         """Measures a mask: area, share of the picture, box, place, main colour, parts, distance to another mask.
 

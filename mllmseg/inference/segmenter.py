@@ -9,7 +9,6 @@ import copy
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from os import PathLike
 from typing import Any, Self, overload
 
@@ -121,7 +120,7 @@ class Segmenter:
 
     @property
     def timings(self) -> dict[str, float]:
-        """Milliseconds by stage of `set_image`."""
+        """Milliseconds by stage of `set_image`; of the first time, for an image that was remembered."""
         return dict(self._require_scene().timings)
 
     def set_image(self, image: ImageSource) -> None:
@@ -139,7 +138,7 @@ class Segmenter:
             key = self._scenes.key(loaded)
         known = self._scenes.get(key)
         if known is not None:
-            self._scene = replace(known, timings=clock.milliseconds)
+            self._scene = known
             return
         with clock.stage("preprocess"):
             inputs = preprocess(loaded, **self.model.vision.tower_input).to(self.device)

@@ -17,8 +17,6 @@ import oracle  # noqa: E402
 sys.path.remove(str(BENCHMARKS))
 
 CONVERSATIONS = instruction_set.read_instructions()
-# What the rules do not understand. Taken off this list when they do.
-NOT_UNDERSTOOD = {"what about the thing right of it, the spoon?"}
 
 
 def messages(conversation: instruction_set.Conversation) -> tuple[str, ...]:
@@ -30,7 +28,7 @@ def messages(conversation: instruction_set.Conversation) -> tuple[str, ...]:
 )
 def test_plans_are_right(conversation: instruction_set.Conversation) -> None:
     outcome = oracle.hold_with_oracle(conversation)
-    assert outcome.right != bool(NOT_UNDERSTOOD & set(messages(conversation))), outcome.faults
+    assert outcome.right, outcome.faults
 
 
 def test_the_set_is_large_and_varied() -> None:

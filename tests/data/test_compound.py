@@ -11,7 +11,7 @@ from mllmseg.data import colours, compound
 from mllmseg.data.clauses import Clause
 from mllmseg.data.datasets.coco_mini import Instance, Photo
 from mllmseg.data.looks import Look
-from mllmseg.data.mixture import mirrored
+from mllmseg.data.sources.coco_mini import mirrored
 from mllmseg.data.negatives import NEGATIVES
 from mllmseg.data.programs import PROGRAMS, Reference
 from mllmseg.data.scene import Scene

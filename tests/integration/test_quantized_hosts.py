@@ -40,11 +40,12 @@ def losses_of(model: MLLMSeg, features: ImageFeatures, steps: int) -> list[float
     for _ in range(steps):
         visual = model.project(features)
         text = encoder.encode(BRANCHES, len(visual.tokens))
-        result = instruct_loss(model, [features], [visual], [text], [targets], LossConfig(), masks_per_photo=0)
+        terms = instruct_loss(model, [features], [visual], [text], [targets], [torch.zeros(0, dtype=torch.int64)])
+        loss = terms.total(LossConfig().model_dump(), terms.counts)
         optimizer.zero_grad()
-        result.loss.backward()
+        loss.backward()
         optimizer.step()
-        losses.append(result.figures["loss"])
+        losses.append(loss.item())
     model.eval()
     return losses
 

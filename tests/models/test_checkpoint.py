@@ -105,7 +105,7 @@ def test_a_damaged_file_is_named(folder: Path, model: MLLMSeg, monkeypatch: pyte
     content = path.read_bytes()
     for damaged in (content[: len(content) // 2], b"", b"<html>not found</html>"):
         path.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=f"{path} is damaged"):
+        with pytest.raises(CheckpointError, match=f"{path} is missing or damaged"):
             load_checkpoint(folder)
 
 

@@ -5,11 +5,12 @@ from hypothesis import strategies as st
 
 from mllmseg.config import ProjectorConfig
 from mllmseg.errors import ConfigError
-from mllmseg.models.pooling import patch_weights
+from mllmseg.models.pooling import patch_weights, pool_superpixels
 from mllmseg.models.projector import PROJECTORS, SuperpixelAggregator, build_projector
 from mllmseg.structures import Superpixels
 
 CHANNELS, WIDTH = 12, 20
+TRANSLATING = [name for name in PROJECTORS if name != "pooled"]
 
 
 def partition(num_superpixels: int, height: int = 24, width: int = 32) -> Superpixels:
@@ -25,18 +26,23 @@ def partition(num_superpixels: int, height: int = 24, width: int = 32) -> Superp
 def make(name: str, **settings_) -> torch.nn.Module:
     torch.manual_seed(0)
     config = ProjectorConfig(**{"name": name, "hidden_size": 32, "num_heads": 4, "num_tokens": 9, **settings_})
-    return build_projector(config, in_channels=CHANNELS, out_channels=WIDTH, token_norm=3.0)
+    return build_projector(config, in_channels=channels(name), out_channels=WIDTH, token_norm=3.0)
+
+
+def channels(name: str) -> int:
+    """`pooled` takes what is in the language model's space already."""
+    return WIDTH if name == "pooled" else CHANNELS
 
 
 def expected_tokens(name, grid, num_superpixels):
-    return {"semantic": num_superpixels, "mlp": grid[0] * grid[1]}.get(name, 9)
+    return {"semantic": num_superpixels, "pooled": num_superpixels, "mlp": grid[0] * grid[1]}.get(name, 9)
 
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(1, 7), st.integers(1, 7), st.integers(1, 8))
 @pytest.mark.parametrize("name", list(PROJECTORS))
 def test_any_grid_and_any_number_of_superpixels(name, height, width, num_superpixels):
-    visual = make(name)(torch.randn(CHANNELS, height, width), partition(num_superpixels))
+    visual = make(name)(torch.randn(channels(name), height, width), partition(num_superpixels))
     num_tokens = expected_tokens(name, (height, width), num_superpixels)
     assert visual.tokens.shape == (num_tokens, WIDTH)
     assert visual.assignment.shape == (num_superpixels, num_tokens)
@@ -45,13 +51,13 @@ def test_any_grid_and_any_number_of_superpixels(name, height, width, num_superpi
     torch.testing.assert_close(visual.assignment.sum(1), torch.ones(num_superpixels))
 
 
-@pytest.mark.parametrize("name", list(PROJECTORS))
+@pytest.mark.parametrize("name", TRANSLATING)
 def test_tokens_start_as_long_as_word_embeddings(name):
     tokens = make(name)(torch.randn(CHANNELS, 5, 6) * 7, partition(4)).tokens
     torch.testing.assert_close(tokens.norm(dim=1), torch.full((len(tokens),), 3.0), rtol=0.02, atol=0)
 
 
-@pytest.mark.parametrize("name", list(PROJECTORS))
+@pytest.mark.parametrize("name", TRANSLATING)
 @pytest.mark.parametrize(("sspe", "ssa"), [(True, True), (False, True), (True, False), (False, False)])
 def test_every_parameter_learns(name, sspe, ssa):
     projector = make(name, sspe=sspe, ssa=ssa)
@@ -63,6 +69,14 @@ def test_every_parameter_learns(name, sspe, ssa):
     assert idle == []
     assert features.grad.isfinite().all()
     assert (features.grad != 0).any()
+
+
+def test_pooled_starts_with_the_average_and_learns_the_position():
+    projector, features = make("pooled"), torch.randn(WIDTH, 5, 6)
+    tokens = projector(features, partition(4)).tokens
+    torch.testing.assert_close(tokens, pool_superpixels(features, partition(4)))
+    (tokens * torch.randn_like(tokens)).sum().backward()
+    assert all((item.grad != 0).any() for item in projector.sspe.layers[-1].parameters())
 
 
 def test_sspe_and_ssa_switch_their_modules():
@@ -119,7 +133,7 @@ def test_indifferent_aggregator_is_the_area_weighted_average():
     torch.testing.assert_close(module(hidden, patches, weights, (5, 7)), expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", list(PROJECTORS))
+@pytest.mark.parametrize("name", TRANSLATING)
 def test_half_precision(name):
     projector = make(name).to(torch.bfloat16)
     visual = projector(torch.randn(CHANNELS, 5, 6), partition(4))

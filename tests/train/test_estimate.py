@@ -105,8 +105,6 @@ def test_activations_lie_near_what_autograd_keeps(
     skeleton = build_skeleton(tiny_config)
     estimate = memory_of(skeleton, tiny_config, tokens, 2, Layout(), precision="float32").activations
     assert 0.5 < estimate / measured < 2
-    result = instruct_loss(model, features, visual, [text, text], [targets, targets], LossConfig(), masks_per_photo=0)
-    assert result.loss.isfinite()
 
 
 def test_a_dry_run_says_all_and_writes_nothing(run_settings: Settings, tmp_path: Path) -> None:
