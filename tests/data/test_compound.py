@@ -11,10 +11,10 @@ from mllmseg.data import colours, compound
 from mllmseg.data.clauses import Clause
 from mllmseg.data.datasets.coco_mini import Instance, Photo
 from mllmseg.data.looks import Look
-from mllmseg.data.sources.coco_mini import mirrored
 from mllmseg.data.negatives import NEGATIVES
 from mllmseg.data.programs import PROGRAMS, Reference
 from mllmseg.data.scene import Scene
+from mllmseg.data.sources.coco_mini import mirrored
 
 W, H = 1000, 500
 NAMES = ("person", "car", "dog", "umbrella", "dining table", "cup", "chair", "bowl", "apple")

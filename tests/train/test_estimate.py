@@ -11,13 +11,12 @@ import torch
 from typer.testing import CliRunner
 
 from mllmseg import cli
-from mllmseg.config import LossConfig, ModelConfig, TrainConfig
+from mllmseg.config import ModelConfig, TrainConfig
 from mllmseg.data.conversation import ConversationEncoder
 from mllmseg.errors import ConfigError
 from mllmseg.models.build import build_model
 from mllmseg.models.skeleton import build_skeleton
 from mllmseg.structures import ImageFeatures, Turn
-from mllmseg.train.batch import Targets
 from mllmseg.train.estimate import (
     Layout,
     Tokens,
@@ -28,7 +27,6 @@ from mllmseg.train.estimate import (
     tokens_of,
     visual_tokens,
 )
-from mllmseg.train.steps import instruct_loss
 
 Settings = Callable[..., TrainConfig]
 
@@ -83,8 +81,6 @@ def test_activations_lie_near_what_autograd_keeps(
     features = [make_features(6, seed) for seed in range(2)]
     visual = [model.project(item) for item in features]
     text = encoder.encode([[Turn(f"where is the {name}?", "[SEG]")] for name in ("cat", "dog", "house", "moon")], 6)
-    grid = features[0].superpixels.label_map.shape
-    targets = Targets(torch.zeros(4, *grid, dtype=torch.bool), torch.ones(4, dtype=torch.bool))
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
