@@ -18,14 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from mllmseg.bench.reference import ReferenceGenerator
 from mllmseg.config import SamConfig, SuperpixelConfig
 from mllmseg.data.transforms import load_image, preprocess
-from mllmseg.models._segment_anything import import_segment_anything
-from mllmseg.models.sam import Sam, build_sam
-from mllmseg.models.superpixels import SuperpixelGenerator, low_res_size
-from mllmseg.structures import ImageInputs
+from mllmseg.models.sam import build_sam
+from mllmseg.models.superpixels import SuperpixelGenerator
 from mllmseg.weights import resolve
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -33,59 +31,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "whole grid, bfloat16": {"max_covering_fraction": None},
     "default (covered points skipped, bfloat16)": {},
 }
-
-
-def box_area(boxes: Tensor) -> Tensor:
-    """torchvision's, for where it is not installed."""
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-
-
-def batched_nms(boxes: Tensor, scores: Tensor, categories: Tensor, iou_threshold: float) -> Tensor:
-    """torchvision's, for a single category, for where it is not installed."""
-    order = torch.argsort(scores, descending=True, stable=True)
-    boxes = boxes[order].float()
-    corners = torch.cat(
-        [torch.maximum(boxes[:, None, :2], boxes[:, :2]), torch.minimum(boxes[:, None, 2:], boxes[:, 2:])], dim=-1
-    )
-    intersection = (corners[..., 2:] - corners[..., :2]).clamp(min=0).prod(-1)
-    areas = box_area(boxes)
-    overlaps = (intersection / (areas[:, None] + areas - intersection) > iou_threshold).numpy()
-    alive = np.ones(len(boxes), dtype=bool)
-    for index in range(len(boxes)):
-        if alive[index]:
-            alive[index + 1 :] &= ~overlaps[index, index + 1 :]
-    return order[torch.from_numpy(np.flatnonzero(alive))]
-
-
-def build_reference(sam: Sam, config: SuperpixelConfig) -> Any:
-    """segment_anything's generator around the same modules."""
-    package = import_segment_anything()
-    module: Any = package.automatic_mask_generator
-    module.batched_nms, module.box_area = batched_nms, box_area
-    reference = package.modeling.Sam(sam.image_encoder, sam.prompt_encoder, sam.mask_decoder).eval()
-    reference.image_encoder.img_size = 1024
-    return package.SamAutomaticMaskGenerator(
-        reference,
-        points_per_side=config.points_per_side,
-        pred_iou_thresh=config.pred_iou_threshold,
-        stability_score_thresh=config.stability_threshold,
-        box_nms_thresh=config.nms_threshold,
-    )
-
-
-def run_reference(generator: Any, pixels: np.ndarray, embeddings: Tensor, inputs: ImageInputs) -> Tensor:
-    """`[M, h, w]` bool at the low resolution, and CPU-seconds are the caller's to take."""
-
-    def set_image(*_: Any) -> None:
-        predictor = generator.predictor
-        predictor.reset_image()
-        predictor.features, predictor.is_image_set = embeddings, True
-        predictor.original_size, predictor.input_size = inputs.original_size, inputs.input_size
-
-    generator.predictor.set_image = set_image
-    masks = np.stack([found["segmentation"] for found in generator.generate(pixels)])
-    size = low_res_size(inputs.input_size)
-    return F.interpolate(torch.from_numpy(masks)[:, None].float(), size, mode="area")[:, 0] > 0.5
 
 
 def matched(masks: Tensor, others: Tensor, threshold: float) -> float:
@@ -103,7 +48,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     sam = build_sam(SamConfig(), pathlib.Path(resolve("mllmseg:mobile_sam")))
-    reference = build_reference(sam, SuperpixelConfig())
+    reference = ReferenceGenerator(sam, SuperpixelConfig(), SuperpixelConfig().points_per_side)
     ours = {name: SuperpixelGenerator(sam, SuperpixelConfig(**values)) for name, values in SETTINGS.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ["reference", *ours]}
     shares: dict[str, list[list[float]]] = {name: [] for name in ours}
@@ -114,7 +59,7 @@ def main() -> None:
             inputs = preprocess(image)
             embeddings = sam.encode_image(inputs.sam_pixels[None])
             start = time.process_time()
-            theirs = run_reference(reference, np.asarray(image), embeddings, inputs)
+            theirs = reference(np.asarray(image), embeddings, inputs)
             seconds["reference"].append(time.process_time() - start)
             counts["reference"].append(len(theirs))
             for name, generator in ours.items():
