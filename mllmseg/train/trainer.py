@@ -69,6 +69,8 @@ class Trainer:
         for stage in self.stages:
             sharing.check_batch(self.engine, stage.name, getattr(config, stage.name).batch_size)
         model_config = initial_model_config(config)
+        if self.engine.shards_model and "mask_decoder" in model_config.trainable:
+            raise ConfigError("ZeRO-3 cannot train SAM's mask decoder: use zero2, or leave it out of 'trainable'")
         self.data = TrainingData(config, model_config)
         head = model_config.head.model_copy(update={"vocabulary": self.data.vocabulary})
         self.model_config = model_config.model_copy(update={"head": head})
@@ -91,7 +93,7 @@ class Trainer:
         if self.engine.is_main:
             self.checkpoints.clean()
             self.journal.rewind(self.progress.stage, self.progress.step)
-            self.data.fill_cache()
+            self.data.fill_cache(progress=True)
         for found in self.engine.gather(self.data.bad.found):
             self.data.bad.found |= found  # all processes leave out the same images
         settings = self.config.model_dump(mode="json")
@@ -149,7 +151,10 @@ class Trainer:
         parts = [
             list(itertools.islice(items, len(places))) for places in sharing.share(self.engine, settings.batch_size)
         ]
-        foreseen = stage.counts([item for part in parts for item in part])
+        own = [item for part in parts for item in part]
+        foreseen = stage.counts(own)
+        # Of this process, times the processes: for the log, which is not worth another message.
+        tokens = self.engine.processes * sum(len(item.text.input_ids) for item in own if item.text is not None)
         counts, signal = sharing.agree(self.engine, foreseen, request.signal)
         if signal:
             self._stop(stage, step, runner, signal)
@@ -165,7 +170,7 @@ class Trainer:
         if self.config.precision != "float16":  # where an infinite gradient only makes its scale smaller
             self._check(stage, step, figures["grad_norm"], found, ids, limit=math.inf)
         if self.log is not None:
-            self.log.add(figures)
+            self.log.add(figures, tokens=tokens, images=settings.batch_size)
             told = {name: figures[name] for name in ("loss", "grad_norm", "learning_rate")}
             self.journal.add({"stage": stage.name, "step": step, "samples": ids, **told})
 
