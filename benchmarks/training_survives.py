@@ -36,6 +36,7 @@ from mllmseg.config import (
     VisionTowerConfig,
 )
 from mllmseg.data.datasets.coco_mini import CocoMini
+from mllmseg.inference.export import export
 from mllmseg.train.cache import CacheEntry, FeatureCache
 from mllmseg.train.journal import Journal
 from mllmseg.train.trainer import Trainer
@@ -176,6 +177,10 @@ def curves(options: argparse.Namespace, folder: Path) -> None:
         print(
             f"| {name} | {len(found)} | {same} | {worst[0]:.1e} | {worst[1]:.1e} | {weights:.1e} absolute |", flush=True
         )
+    print("\n| exported from | adapter: share of the mask pixels that differ | merged |\n|---|---|---|")
+    for name in STRATEGIES:
+        found = [export(folder / name, folder / f"{name}-{merge}", merge=merge, card=False) for merge in (False, True)]
+        print(f"| {name} | {found[0].masks:.1e} | {found[1].masks:.1e} |", flush=True)
     print(f"\n| stage, step | one process | {' | '.join(STRATEGIES)} |\n|---|{'---|' * len(columns)}")
     for number, entry in enumerate(expected):
         print(f"| {entry['stage']} {entry['step']} | {' | '.join(f'{column[number]:.6f}' for column in columns)} |")

@@ -332,7 +332,8 @@ class _Team:
 
 def _work(cache: FeatureCache, pipe: Connection, rank: int, share: int) -> None:
     processes = share * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
     keep_freed_memory()
     from mllmseg.models.build import build_vision_stack  # loads what language models need: seconds
 
