@@ -232,6 +232,17 @@ def drawn(folder: Path) -> str:
     return str(folder / "train.yaml")
 
 
+def without_dropout(config: str, settings: Command, folder: Path) -> Path:
+    """Writes the model's settings without dropout, whose chance is each process's own."""
+    model = ModelConfig.from_yaml(TrainConfig.from_yaml(config, settings).model)
+    lora = model.language_model.lora.model_copy(update={"dropout": 0.0})
+    language_model = model.language_model.model_copy(update={"lora": lora})
+    head = model.head.model_copy(update={"dropout": 0.0})
+    path = folder / "model.yaml"
+    model.model_copy(update={"language_model": language_model, "head": head}).to_yaml(path)
+    return path
+
+
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -245,6 +256,8 @@ def main() -> None:
         if options.config == "drawn":
             (Path(folder) / "drawn").mkdir()
             options.config = drawn(Path(folder) / "drawn")
+        else:
+            options.settings.append(f"model={without_dropout(options.config, options.settings, Path(folder))}")
         {"kill": kill, "curves": curves}[options.what](options, Path(folder))
 
 
