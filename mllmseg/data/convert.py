@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from mllmseg.data.json_files import read_json_object
 from mllmseg.data.masks import Size
 from mllmseg.errors import DataError
 
@@ -93,7 +94,7 @@ Groups = dict[tuple[str, str], list[Any]]
 
 
 def _coco_groups(path: pathlib.Path, skipped: dict[str, int]) -> Groups:
-    content = _read_object(path)
+    content = read_json_object(path)
     groups: Groups = {}
     try:
         names = {item["id"]: str(item["name"]) for item in content["categories"]}
@@ -118,7 +119,7 @@ def _labelme_groups(source: pathlib.Path, skipped: dict[str, int]) -> Groups:
         raise DataError(f"{source}: no labelme files (*.json)")
     groups: Groups = {}
     for path in paths:
-        content = _read_object(path)
+        content = read_json_object(path)
         try:
             image = (path.parent / str(content["imagePath"]).replace("\\", "/")).resolve()
             name = os.path.relpath(image, folder.resolve()).replace(os.sep, "/")
@@ -169,15 +170,3 @@ def _labelme_mask(shape: dict[str, Any], content: dict[str, Any], where: str) ->
         raise DataError(f"{where}: damaged mask: {error}") from error
     rle = coco_mask.encode(whole)
     return {"size": list(size), "counts": rle["counts"].decode("ascii")}
-
-
-def _read_object(path: pathlib.Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: expected an object, found {type(content).__name__}")
-    return content

@@ -6,7 +6,6 @@ must hold too, or sentences will deny what is there.
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 from collections.abc import Iterable, Iterator
@@ -17,6 +16,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from mllmseg.data.datasets.coco_mini import CocoMini, Instance, Photo
+from mllmseg.data.json_files import read_json_object
 from mllmseg.data.masks import read_pixels
 from mllmseg.errors import DataError
 
@@ -80,13 +80,13 @@ def read_coco(
         DataError: a file is missing or a record does not hold what it should.
     """
     path, folder = pathlib.Path(annotations), pathlib.Path(images)
-    content = _read(path)
+    content = read_json_object(path)
     try:
         names = {item["id"]: str(item["name"]) for item in content["categories"]}
         categories = {str(item["name"]): bool(item.get("isthing", True)) for item in content["categories"]}
         listed, labels = list(content["images"]), list(content["annotations"])
         said: dict[int, list[str]] = {}
-        for item in _read(pathlib.Path(captions))["annotations"] if captions is not None else ():
+        for item in read_json_object(pathlib.Path(captions))["annotations"] if captions is not None else ():
             said.setdefault(item["image_id"], []).append(str(item["caption"]).strip())
         by_image: dict[int, list[dict[str, Any]]] = {}
         for item in labels:
@@ -152,15 +152,3 @@ def _segments(entry: dict[str, Any], names: dict[int, str], pngs: pathlib.Path, 
             is_crowd=bool(item.get("iscrowd", 0)),
             area=float(item["area"]),
         )
-
-
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: expected an object, found {type(content).__name__}")
-    return content

@@ -9,15 +9,15 @@ Source: Yu et al., "Modeling Context in Referring Expressions", ECCV 2016, and i
 
 from __future__ import annotations
 
-import json
 import pathlib
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mllmseg.data import layouts
+from mllmseg.data.json_files import read_json
 from mllmseg.data.masks import draw, union
 from mllmseg.data.referring import DATASETS, DatasetEntry, Mask, Query, choose_splits
 from mllmseg.data.restricted_pickle import load_plain_pickle
@@ -160,16 +160,6 @@ class ReferDataset:
         if not query.has_target:
             return np.zeros(size, dtype=np.uint8)
         return union((self._instances.draw(item, size, query.id) for item in annotation_ids), size)
-
-
-def read_json(path: pathlib.Path, keep: Callable[[dict[str, Any]], Any] | None = None) -> Any:
-    """A JSON file's content, each object of it as `keep` gives it. Raises DataError where it is missing or damaged."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        return json.loads(path.read_bytes(), object_hook=keep)
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON: {error}") from error
 
 
 def unique_or_positions(values: Sequence[Any]) -> list[Any]:

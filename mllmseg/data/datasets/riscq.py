@@ -12,7 +12,6 @@ Source: "RIS-CQ", TOMM 2024 (DuMoGa).
 from __future__ import annotations
 
 import collections
-import json
 import pathlib
 import re
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from mllmseg.data import layouts
+from mllmseg.data.json_files import read_json
 from mllmseg.data.masks import image_size, read_pixels
 from mllmseg.data.referring import DATASETS, DatasetEntry, Mask, Query, choose_splits
 from mllmseg.errors import DataError
@@ -70,12 +70,7 @@ def read_records(path: pathlib.Path) -> list[RiscqRecord]:
 
 def read_raw(path: pathlib.Path) -> list[Any]:
     """The list in a `sub_ris.json`, as it stands there. Raises DataError where it is none."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON: {error}") from error
+    content = read_json(path)
     if not isinstance(content, list):
         raise DataError(f"{path}: expected a list of records, found {type(content).__name__}")
     return content

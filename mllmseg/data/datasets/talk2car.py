@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mllmseg.data import layouts
-from mllmseg.data.datasets.refer import read_json
+from mllmseg.data.json_files import read_json
 from mllmseg.data.masks import image_size, read_png_mask
 from mllmseg.data.referring import DATASETS, DatasetEntry, Mask, Query, choose_splits
 from mllmseg.errors import DataError

@@ -19,7 +19,7 @@ from torch import Tensor
 from mllmseg.config import DataConfig
 from mllmseg.data.datasets.coco_mini import Box, Photo
 from mllmseg.data.datasets.jsonl import parse_line, read_records
-from mllmseg.data.datasets.refer import read_json
+from mllmseg.data.json_files import read_json
 from mllmseg.data.masks import draw, union
 from mllmseg.data.training import (
     CAPTION_QUESTIONS,
