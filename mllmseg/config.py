@@ -124,8 +124,10 @@ class SuperpixelConfig(Config):
     """How SAM's masks become a partition (design: points → masks → filter → NMS → partition → budget)."""
 
     points_per_side: int = pydantic.Field(16, ge=1, le=64)
-    # A point on a mask below this share of the image is not decoded any more; None decodes the whole grid.
-    max_covering_fraction: float | None = pydantic.Field(0.25, ge=0, le=1)
+    # A point on a mask of at most this share of the image is not decoded any more; None decodes the whole grid.
+    max_covering_fraction: float | None = pydantic.Field(0.1, ge=0, le=1)
+    # Nor is one on a larger mask on which so many points have given nothing new; None decodes them all.
+    max_barren_points: int | None = pydantic.Field(6, ge=1)
     pred_iou_threshold: float = 0.80
     stability_threshold: float = 0.80
     nms_threshold: float = 0.70

@@ -27,15 +27,19 @@ from mllmseg.models.sam import Sam, build_sam
 from mllmseg.models.superpixels import SuperpixelGenerator
 from mllmseg.weights import resolve
 
-# The first two rows are the comparison that decided between the partitions.
+# The first two rows are the comparison that decided between the partitions; the others, which points to decode.
 SETTINGS = (
     "coarse-first, whole grid: partition=coarse_first max_covering_fraction=null stability_threshold=0.85",
     "carve, whole grid, large regions: max_covering_fraction=null stability_threshold=0.85 min_region_fraction=0.005",
-    "carve, 8 x 8: points_per_side=8 max_covering_fraction=null",
-    "carve, 12 x 12: points_per_side=12 max_covering_fraction=null",
-    "carve, points on no mask below 10 %: max_covering_fraction=0.1",
+    "whole grid: max_covering_fraction=null",
+    "small masks cover: max_barren_points=null",
+    "small masks cover, 10 barren points: max_barren_points=10",
     "default",
-    "carve, points on no mask at all: max_covering_fraction=1",
+    "small masks cover, 3 barren points: max_barren_points=3",
+    "masks below a quarter cover: max_covering_fraction=0.25 max_barren_points=null",
+    "any mask covers: max_covering_fraction=1",
+    "12 x 12: points_per_side=12",
+    "8 x 8, all: points_per_side=8 max_covering_fraction=null",
 )
 
 

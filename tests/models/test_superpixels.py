@@ -104,7 +104,7 @@ def test_skipping_covered_points_costs_less_and_finds_the_same_large_things(
 ):
     decoded = {}
     found = {}
-    for name, fraction in (("all", None), ("some", 0.25)):
+    for name, fraction in (("all", None), ("some", 0.1)):
         config = SuperpixelConfig(points_per_side=8, max_covering_fraction=fraction)
         generator = SuperpixelGenerator(mobile_sam, config)
         decoder = generator.decoder(torch.device("cpu"))
@@ -112,7 +112,7 @@ def test_skipping_covered_points_costs_less_and_finds_the_same_large_things(
             found[name] = generator.propose(astronaut_embeddings, astronaut.input_size)
         decoded[name] = sum(len(call.args[1]) for call in attend.call_args_list)
     assert decoded["all"] == 64
-    assert decoded["some"] < 50
+    assert decoded["some"] < 40
     sure = found["all"].select((found["all"].scores > 0.95) & (found["all"].masks.flatten(1).float().mean(1) > 0.02))
     matched = sum(any(iou(mask, other) > 0.8 for other in found["some"].masks) for mask in sure.masks)
     assert matched >= 0.7 * len(sure.masks)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mllmseg.config import DataConfig
 from mllmseg.constants import REJ_TOKEN, SEG_TOKEN
+from mllmseg.data import looks
 from mllmseg.data.datasets.coco_mini import Box, CocoMini, Expression, Photo, instance_mask
 from mllmseg.data.synth import sentences, target_frequency
 from mllmseg.data.training import (
@@ -63,6 +64,7 @@ class CocoMiniSource:
         self.images = opening.images([(str(photo.id), photo.path, photo.size) for photo in self._photos])
         self.categories = tuple(self._data.categories)
         self._frequency = target_frequency(self._photos)
+        self._looks: dict[int, dict[int, looks.Look]] = {}
         self._expressions: dict[int, list[Expression]] = {}
         for expression in self._data.expressions:
             self._expressions.setdefault(expression.image_id, []).append(expression)
@@ -92,10 +94,19 @@ class CocoMiniSource:
             data,
             rng,
             self._frequency,
+            self._looks_of(image, view),
         )
         masks = {ident: _mask(photo, ident, view) for ids in found.targets for ident in ids}
         unions = [torch.stack([masks[ident] for ident in ids]).any(0) for ids in found.targets]
         return Sample(found.branches, stacked(unions, view, flipped=found.flipped), found.exists, found.flipped)
+
+    def _looks_of(self, image: TrainingImage, view: View) -> dict[int, looks.Look]:
+        """Colours and what rests on what, measured at the first visit: a mirrored photo has the same."""
+        photo = self._photos[image.index]
+        if photo.id not in self._looks:
+            _, masks = self.labelled(image, view)
+            self._looks[photo.id] = looks.measure(photo, {ident: mask.numpy() for ident, mask in masks.items()})
+        return self._looks[photo.id]
 
 
 SOURCES.register("coco-mini")(CocoMiniSource)
@@ -136,6 +147,7 @@ def make_sample(
     config: DataConfig,
     rng: random.Random,
     frequency: Mapping[str, float] | None = None,
+    seen: Mapping[int, looks.Look] | None = None,
 ) -> Questions:
     """Draws questions and answers about a photo.
 
@@ -147,6 +159,7 @@ def make_sample(
         config: how many of each kind.
         rng: the only source of chance.
         frequency: category → how often it is a target, so that absent ones are drawn alike.
+        seen: what was measured of the pixels; without it nothing is said about colours.
     """
     flipped = rng.random() < config.flip
     if flipped:
@@ -161,6 +174,7 @@ def make_sample(
             positives=config.positives,
             allowed=drawable,
             frequency=frequency,
+            looks=seen,
         )
     ]
     spoken = [item for item in (_spoken(photo, item, flipped) for item in expressions) if item is not None]

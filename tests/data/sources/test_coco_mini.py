@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
-from mllmseg.config import DataConfig
+from mllmseg.config import DataConfig, SourceConfig
 from mllmseg.constants import REJ_TOKEN, SEG_TOKEN
 from mllmseg.data.datasets.coco_mini import CocoMini, Expression, Instance, Photo
 from mllmseg.data.sources.coco_mini import Questions, make_sample, mirrored, training_photos
-from mllmseg.data.training import CAPTION_QUESTIONS
+from mllmseg.data.training import CAPTION_QUESTIONS, BadSamples, View, open_source
 
 CATEGORIES = {"dog": True, "cat": True, "person": True, "car": True, "horse": True, "sheep": True, "bicycle": True}
 EVERYTHING = {1, 2, 3}
@@ -193,3 +196,53 @@ def test_the_photos_worth_most_come_first() -> None:
     dataset.expressions = (Expression(6, "a cat", "people", None, (4,), None),)
     assert [item.id for item in training_photos(dataset, None)] == [6, 4, 1, 3, 2]
     assert [item.id for item in training_photos(dataset, 2)] == [6, 4]
+
+
+@pytest.fixture
+def two_cars(tmp_path: Path) -> Path:
+    """A folder of one photo: a red car to the left of a blue one, on grey."""
+    (tmp_path / "images").mkdir()
+    picture = Image.new("RGB", (400, 200), "gray")
+    boxes = {1: (40, 40, 120, 120), 2: (240, 40, 120, 120)}
+    for colour, (x, y, w, h) in zip(("#c01010", "#1020c0"), boxes.values(), strict=True):
+        picture.paste(colour, (x, y, x + w, y + h))
+    picture.save(tmp_path / "images" / "7.png")
+    labels = {
+        "categories": [{"id": 1, "name": "car", "isthing": 1}],
+        "images": [{"id": 7, "file_name": "7.png", "height": 200, "width": 400, "label_scope": "coco80"}],
+        "annotations": [
+            {
+                "id": ident,
+                "image_id": 7,
+                "category_id": 1,
+                "bbox": [x, y, w, h],
+                "area": w * h,
+                "iscrowd": 0,
+                "mask": "human",
+                "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]],
+            }
+            for ident, (x, y, w, h) in boxes.items()
+        ],
+    }
+    (tmp_path / "instances_train.json").write_text(json.dumps(labels))
+    (tmp_path / "expressions_train.jsonl").write_text("")
+    return tmp_path
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_colours_are_measured_and_spoken_of(two_cars: Path, bad: BadSamples, flip: float) -> None:
+    source = open_source(SourceConfig(name="coco-mini", root=str(two_cars)), 0, config(flip=flip), bad)
+    view, data = View((100, 200), (200, 400), {}), config(flip=flip)
+    red = torch.zeros(100, 200, dtype=torch.bool)
+    red[20:80, 20:80] = True
+    seen = 0
+    for seed in range(MANY):
+        drawn = source.draw(source.images[0], view, random.Random(seed), data, stage="instruct")
+        masks = iter(drawn.masks.flip(-1) if drawn.flipped else drawn.masks)
+        for branch, exists in zip(drawn.branches, drawn.exists, strict=False):
+            mask = next(masks) if exists else None
+            if branch[0].question.lower() in ("the red car", "red car"):
+                assert mask is not None
+                assert torch.equal(mask, red)
+                seen += 1
+    assert seen

@@ -1,0 +1,83 @@
+"""Points on small masks are covered at once, those on large ones when others there have had nothing new to say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mllmseg.models.coverage import Coverage
+
+SIZE = (20, 20)  # low-res pixels, four SAM input pixels each
+
+
+def coverage(**changes: Any) -> Coverage:
+    settings: dict[str, Any] = {"max_fraction": 0.1, "max_barren": 2, "same_iou": 0.7, "device": torch.device("cpu")}
+    return Coverage(SIZE, **(settings | changes))
+
+
+def box(y0: int, x0: int, y1: int, x1: int) -> Tensor:
+    mask = torch.zeros(SIZE, dtype=torch.bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def at(*pixels: tuple[int, int]) -> Tensor:
+    """SAM input points (x, y) in the middle of low-res pixels (row, column)."""
+    return torch.tensor([[4.0 * column + 2, 4.0 * row + 2] for row, column in pixels])
+
+
+SMALL, LARGE, EVERYTHING = box(0, 0, 6, 6), box(0, 0, 20, 10), at((3, 3), (15, 5), (5, 15))
+
+
+def add(seen: Coverage, point: tuple[int, int], *masks: Tensor) -> None:
+    found = torch.stack([SMALL, *masks])[1:]
+    seen.add(at(point), found, torch.zeros(len(found), dtype=torch.int64))
+
+
+def test_a_small_mask_covers_at_once_and_a_large_one_does_not() -> None:
+    seen = coverage()
+    add(seen, (3, 3), SMALL, LARGE)
+    assert seen.covers(EVERYTHING).tolist() == [True, False, False]
+
+
+def test_a_large_mask_covers_when_enough_points_on_it_gave_nothing_new() -> None:
+    seen = coverage()
+    add(seen, (3, 3), SMALL, LARGE)
+    add(seen, (17, 5), LARGE)
+    assert seen.covers(EVERYTHING).tolist() == [True, False, False]
+    add(seen, (17, 2))  # no mask at all is nothing new, either
+    assert seen.covers(EVERYTHING).tolist() == [True, True, False]
+
+
+def test_points_elsewhere_and_points_with_news_do_not_count() -> None:
+    seen = coverage()
+    add(seen, (3, 3), LARGE)
+    for column in (12, 13, 14):
+        add(seen, (3, column))
+    add(seen, (10, 5), LARGE, box(9, 4, 12, 7))
+    add(seen, (15, 5), LARGE, box(14, 4, 17, 7))
+    assert seen.covers(at((18, 1))).tolist() == [False]
+
+
+def test_points_of_a_batch_know_those_before_them() -> None:
+    together, apart = coverage(), coverage()
+    points, masks = [(3, 3), (17, 5), (17, 2)], [LARGE, LARGE, LARGE]
+    together.add(at(*points), torch.stack(masks), torch.arange(3))
+    for point, mask in zip(points, masks, strict=True):
+        add(apart, point, mask)
+    assert together.covers(EVERYTHING).tolist() == apart.covers(EVERYTHING).tolist() == [True, True, False]
+
+
+def test_never_given_up() -> None:
+    seen = coverage(max_barren=None)
+    for column in range(8):
+        add(seen, (3, column), LARGE)
+    assert not seen.covers(EVERYTHING).any()
+
+
+def test_points_on_the_edge_belong_to_the_last_pixel() -> None:
+    seen = coverage()
+    add(seen, (19, 19), box(17, 17, 20, 20))
+    assert seen.covers(torch.tensor([[80.0, 80.0], [79.9, 79.9]])).all()
