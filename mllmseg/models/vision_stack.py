@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mllmseg.config import ModelConfig
 from mllmseg.models.sam import Sam
@@ -49,3 +49,9 @@ class VisionStack(nn.Module):
                 tower_pixels=inputs.tower_pixels[None], image_embeddings=image_embeddings, input_size=inputs.input_size
             )[0].float()
         return ImageFeatures(image_embeddings, superpixels, patch_features, inputs.input_size, inputs.original_size)
+
+    @torch.no_grad()
+    def predict_boxes(self, image_embeddings: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """`Sam.predict_boxes` in the time and the precision of the superpixels' decoder."""
+        sparse, dense = self.sam.embed_boxes(boxes), self.sam.no_mask_dense(len(boxes))
+        return self.superpixel_generator.decoder(image_embeddings.device).decode_masks(image_embeddings, sparse, dense)

@@ -5,14 +5,13 @@ h w the valid window of SAM's low-res grid.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from mllmseg.constants import SAM_IMAGE_SIZE, SAM_LOW_RES_STRIDE
 from mllmseg.data.datasets.coco_mini import Box
-from mllmseg.models.sam import Sam
 from mllmseg.structures import ImageFeatures
 
 # A mask is kept where its own box agrees with the label's this well, and SAM thinks well of it.
@@ -23,13 +22,15 @@ MIN_BOX_SHARE = 0.004
 MAX_ESTIMATES = 10
 
 
-def estimate_masks(features: ImageFeatures, boxes: Mapping[int, Box], sam: Sam) -> dict[int, Tensor]:
+def estimate_masks(
+    features: ImageFeatures, boxes: Mapping[int, Box], predict_boxes: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+) -> dict[int, Tensor]:
     """SAM's mask of each box, the largest `MAX_ESTIMATES` of them.
 
     Args:
         features: of the image, with image embeddings.
         boxes: id → (x, y, width, height) in pixels of the image.
-        sam: whose decoder is asked.
+        predict_boxes: `VisionStack.predict_boxes`.
 
     Returns:
         id → `[h, w]` bool, for the masks that are kept.
@@ -43,7 +44,7 @@ def estimate_masks(features: ImageFeatures, boxes: Mapping[int, Box], sam: Sam) 
     grid = features.superpixels.label_map.shape
     corners = torch.tensor([_corners(boxes[key]) for key in chosen], device=features.image_embeddings.device)
     corners = corners * (SAM_IMAGE_SIZE / max(height, width))
-    low_res_masks, predicted_ious = sam.predict_boxes(features.image_embeddings, corners)
+    low_res_masks, predicted_ious = predict_boxes(features.image_embeddings, corners)
     masks = {}
     for key, box, logits, predicted in zip(chosen, corners, low_res_masks, predicted_ious, strict=True):
         mask = (logits.reshape(logits.shape[-2:]) > 0)[: grid[0], : grid[1]]

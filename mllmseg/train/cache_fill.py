@@ -76,7 +76,7 @@ def encode(entry: CacheEntry, stack: VisionStack, *, embeddings: bool) -> tuple[
         raise DataError(f"{entry.path} is {inputs.original_size}, its label says {entry.size}")
     device = next((parameter.device for parameter in _parameters(stack)), torch.device("cpu"))
     features = stack.encode_image(inputs.to(device))
-    estimated = estimate_masks(features, entry.boxes, stack.sam) if entry.boxes else {}
+    estimated = estimate_masks(features, entry.boxes, stack.predict_boxes) if entry.boxes else {}
     features = features.to("cpu")
     superpixels, found = features.superpixels, features.image_embeddings
     assert found is not None

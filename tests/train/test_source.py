@@ -32,10 +32,6 @@ class OneRegion:
 
     tower_input: ClassVar[dict[str, Any]] = {"tower_size": 56, "patch_size": 14}
 
-    @property
-    def sam(self) -> OneRegion:
-        return self
-
     def predict_boxes(self, embeddings: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros(len(boxes), 1, 256, 256), torch.zeros(len(boxes), 1)
 
