@@ -204,6 +204,7 @@ class HeadConfig(Config):
     dropout: float = pydantic.Field(0.1, ge=0, lt=1)  # in the lexicon
     num_layers: int = 2
     num_heads: int = 8
+    sentence: bool = True  # whether the pointer reads the question word by word, beside the hidden state
     pointer: bool = True
     dense_prior: bool = True
 
@@ -302,7 +303,8 @@ class LearningRateScale(Config):
 class StageConfig(Config):
     """One training stage: how long and how fast. A step is one optimizer update of `batch_size` photos.
 
-    `batch_size` is that of all processes together. `weight_decay` spares norms, biases and other vectors.
+    `batch_size` is that of all processes together. `weight_decay` spares norms, biases and other vectors. `freeze`: how
+    the names of parameters begin that the stage leaves as they are, such as `head.lexicon.`.
     """
 
     steps: int = pydantic.Field(ge=0)
@@ -312,6 +314,7 @@ class StageConfig(Config):
     warmup_steps: int = 100
     weight_decay: float = 0.0
     max_grad_norm: float = pydantic.Field(1.0, gt=0)
+    freeze: tuple[str, ...] = ()
 
 
 class PointConfig(StageConfig):
@@ -355,7 +358,8 @@ class TrainConfig(Config):
     """A training run. `model` is a `ModelConfig` file, `cache` and `out` are folders.
 
     `init` is a trained checkpoint to start from: a folder, a hub id, or `mllmseg:tiny`, the model inside the package.
-    Its own settings are the model's, so `model` is left out then.
+    Its own settings are the model's, so `model` is left out then. `init_parts`: how the names of the tensors begin that
+    are taken from it, such as `projector.`; the others start afresh. Empty for all.
 
     Stages: `align` (visual tokens and lexicon to words), `instruct` (everything), `point` (the head, on what the
     language model says by then), `refine` (SAM's prompt). `masks_per_photo`: how many [SEG] of a photo go through SAM's
@@ -364,6 +368,7 @@ class TrainConfig(Config):
 
     model: str | None = None
     init: str | None = None
+    init_parts: tuple[str, ...] = ()
     data: DataConfig
     cache: str
     out: str
@@ -391,6 +396,8 @@ class TrainConfig(Config):
     def _one_origin(self) -> Self:
         if (self.model is None) == (self.init is None):
             raise ValueError("give either 'model', settings to train from scratch, or 'init', a trained checkpoint")
+        if self.init_parts and self.init is None:
+            raise ValueError("'init_parts' are parts of 'init', which is not given")
         return self
 
 

@@ -15,7 +15,7 @@ from mllmseg.models.host import Host, load_host
 from mllmseg.models.host_tower import build_host_tower
 from mllmseg.models.mllm import build_mllm
 from mllmseg.models.mllmseg import MLLMSeg
-from mllmseg.models.pooling import GEOMETRY_DIM
+from mllmseg.models.pooling import GEOMETRY_DIM, PLACE_DIM
 from mllmseg.models.projector import build_projector
 from mllmseg.models.sam import Sam, build_sam
 from mllmseg.models.trainable import freeze_all_but
@@ -48,6 +48,7 @@ def build_model(config: ModelConfig) -> MLLMSeg:
         llm_size=mllm.hidden_size,
         feature_size=features,
         geometry_size=GEOMETRY_DIM,
+        place_size=PLACE_DIM,
         vocabulary=mllm.embed_names(config.head.vocabulary),
     )
     # A copy: superpixels must not change with what training does to answers.

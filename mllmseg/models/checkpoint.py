@@ -38,9 +38,18 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in state.items()}
 
 
-def load_trained_state(model: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
-    """Copies tensors into the model. Raises CheckpointError unless names and shapes are exactly those of the model."""
+def load_trained_state(model: nn.Module, state: dict[str, Tensor], *, source: str, parts: tuple[str, ...] = ()) -> None:
+    """Copies tensors into the model, all or those whose names begin like one of `parts`.
+
+    Raises:
+        CheckpointError: their names and shapes are not exactly those of the model, or a part has none.
+    """
     own = trained_state(model)
+    for part in parts:
+        if not any(name.startswith(part) for name in own):
+            raise CheckpointError(f"init_parts: no trained tensor's name begins with {part!r}")
+    if parts:
+        own, state = ({name: item for name, item in of.items() if name.startswith(parts)} for of in (own, state))
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or unexpected:
         raise CheckpointError(
@@ -139,10 +148,19 @@ def load_checkpoint(folder: str | os.PathLike[str], *, quantized: bool = True) -
     return model.eval()
 
 
-def load_trained_file(model: nn.Module, path: pathlib.Path) -> None:
-    """Copies a checkpoint's tensors into the model. Raises CheckpointError where they are damaged or do not fit."""
+def load_trained_file(model: nn.Module, path: pathlib.Path, *, parts: tuple[str, ...] = ()) -> None:
+    """Copies a checkpoint's tensors into the model.
+
+    Args:
+        model: the model.
+        path: the file.
+        parts: how the names of the tensors begin that are copied; empty for all there are.
+
+    Raises:
+        CheckpointError: they are damaged, do not fit, or no name begins like one of `parts`.
+    """
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} is missing or damaged ({error}); fetch or export it again") from error
-    load_trained_state(model, state, source=str(path))
+    load_trained_state(model, state, source=str(path), parts=parts)

@@ -20,6 +20,8 @@ PRIOR_LIMIT = 12.0
 CHOICE_MARGIN = 1.0
 # Cosines of superpixels and words are multiplied by this before they compete in a softmax.
 LEXICON_SHARPNESS = 10.0
+# Words further from the decision than this share a position.
+MAX_WORDS = 64
 # A superpixel that shows something else loses at most this much: the vocabulary may lack what is asked for.
 MAX_UNLIKENESS = 8.0
 
@@ -75,6 +77,9 @@ class SegHead(nn.Module):
     The pointer lets a query token and the superpixels attend to each other, so that "the leftmost dog" can compare
     dogs; a superpixel is described by its pooled patch features, its geometry and what the language model made of it.
 
+    The words of the question take part in that attention. The hidden state says what is asked for, but hardly where: those
+    of "the dog on the left" and "on the right" differ by two percent of their length.
+
     The query also looks up the words it is about: it attends to the word embeddings of the question, and what it reads
     there is matched with the superpixels' lexicon, patch features projected into the space of words. Word embeddings
     are where the language model already knows that a puppy is a dog, so this learns from few images. A match counts
@@ -86,22 +91,36 @@ class SegHead(nn.Module):
         llm_size: D.
         feature_size: C.
         geometry_size: G.
+        place_size: how many of the geometry values say where a region is; the others say what shape it has.
         vocabulary: `[K, D]` word embeddings of the names that compete for a superpixel; K may be 0.
     """
 
     def __init__(
-        self, config: HeadConfig, *, llm_size: int, feature_size: int, geometry_size: int, vocabulary: Tensor
+        self,
+        config: HeadConfig,
+        *,
+        llm_size: int,
+        feature_size: int,
+        geometry_size: int,
+        place_size: int,
+        vocabulary: Tensor,
     ) -> None:
         super().__init__()
         self.config = config
         width = config.hidden_size
+        # Each part of a sum has a norm of its own. Without, what is alike in all regions and all questions drowned what
+        # tells left from right: 0.4 % of the variance of a region, 2 % of the length of a hidden state.
         self.query = nn.Sequential(
-            nn.LayerNorm(llm_size), nn.Linear(llm_size, width), nn.GELU(), nn.Linear(width, width)
+            nn.LayerNorm(llm_size), nn.Linear(llm_size, width), nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width)
         )
         self.kind = nn.Embedding(2, width)  # 0: asked at a [SEG], 1: asked at a decision
-        self.feature = nn.Sequential(nn.LayerNorm(feature_size), nn.Linear(feature_size, width))
-        self.geometry = nn.Linear(geometry_size, width)
-        self.visual = nn.Sequential(nn.LayerNorm(llm_size), nn.Linear(llm_size, width))
+        self.feature = nn.Sequential(nn.LayerNorm(feature_size), nn.Linear(feature_size, width), nn.LayerNorm(width))
+        self.place_size = place_size
+        self.place = nn.Sequential(
+            nn.Linear(place_size, width), nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width)
+        )
+        self.shape = nn.Sequential(nn.Linear(geometry_size - place_size, width), nn.LayerNorm(width))
+        self.visual = nn.Sequential(nn.LayerNorm(llm_size), nn.Linear(llm_size, width), nn.LayerNorm(width))
         self.region_norm = nn.LayerNorm(width)
         self.lexicon = nn.Sequential(
             nn.LayerNorm(feature_size),
@@ -124,6 +143,12 @@ class SegHead(nn.Module):
             )
             for _ in range(config.num_layers)
         )
+        self.sentence = self.word_place = None
+        if config.sentence:
+            self.sentence = nn.Sequential(nn.LayerNorm(llm_size), nn.Linear(llm_size, width), nn.LayerNorm(width))
+            self.word_place = nn.Embedding(MAX_WORDS, width)
+            nn.init.normal_(self.word_place.weight, std=0.3)
+            self.gist = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
         self.score = nn.Linear(width, 1)
         self.exists = nn.Linear(width + 1, 1)
@@ -138,7 +163,9 @@ class SegHead(nn.Module):
 
     def regions(self, features: Tensor, geometry: Tensor, visual_hidden: Tensor) -> Regions:
         """Describes superpixels: `[S, C]`, `[S, G]`, `[S, D]` → tokens and lexicon."""
-        tokens = self.region_norm(self.feature(features) + self.geometry(geometry) + self.visual(visual_hidden))
+        place, shape = geometry[:, : self.place_size], geometry[:, self.place_size :]
+        parts = (self.feature(features), self.place(place), self.shape(shape), self.visual(visual_hidden))
+        tokens = self.region_norm(torch.stack(parts).sum(0))
         lexicon = self.look_up(features)
         return Regions(tokens, lexicon, self.name_logits(lexicon).logsumexp(dim=-1))
 
@@ -192,17 +219,33 @@ class SegHead(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         meaning = self._read(hidden_states, words)
         query = self.query(hidden_states) + self.kind.weight[kind] + self.read_word(meaning)
+        sentence = None if self.sentence is None else self._sentence(words)
+        if sentence is not None:
+            count = words.mask.sum(1, keepdim=True).clamp(min=1)
+            query = query + self.gist((sentence * words.mask[..., None]).sum(1) / count)
         likeness = LEXICON_SHARPNESS * F.normalize(meaning, dim=-1) @ regions.lexicon.T - regions.rivals  # [N, S]
         likeness = likeness.clamp(min=-MAX_UNLIKENESS)
         gain, shift = self.modulate(query)[:, None].chunk(2, dim=-1)
         likeness_code = likeness[..., None] / MAX_UNLIKENESS * self.likeness.weight[:, 0]
         tokens = torch.cat([query[:, None], regions.tokens * (1 + gain) + shift + likeness_code], dim=1)
+        count, padding = tokens.shape[1], None
+        if sentence is not None:
+            tokens = torch.cat([tokens, sentence], dim=1)
+            padding = F.pad(~words.mask, (count, 0), value=False) if len(tokens) else None
         for layer in self.layers:
-            tokens = layer(tokens)
-        tokens = self.norm(tokens)
+            tokens = layer(tokens, src_key_padding_mask=padding)
+        tokens = self.norm(tokens[:, :count])
         query, superpixels = tokens[:, 0], tokens[:, 1:]
         match = torch.einsum("nd,nsd->ns", query, superpixels) / query.shape[-1] ** 0.5
         return query, superpixels, match + self.score(superpixels)[..., 0] + self.likeness_weight * likeness
+
+    def _sentence(self, words: Words) -> Tensor:
+        """`[N, L, d]`: the words, each knowing how many are still to come."""
+        assert self.sentence is not None
+        assert self.word_place is not None
+        to_come = words.mask.flip(1).cumsum(1).flip(1) - 1
+        embedded: Tensor = self.sentence(words.embeddings)
+        return embedded + self.word_place(to_come.clamp(0, MAX_WORDS - 1))
 
     def _read(self, hidden_states: Tensor, words: Words) -> Tensor:
         """`[N, d]`: the words a query is about, mixed by attention."""

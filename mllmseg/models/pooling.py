@@ -17,7 +17,8 @@ _OCCUPANCY_CELLS = 8
 _OCCUPANCY_SAMPLES = 3  # a side, in each cell
 POSITION_DIM = 4 * _NUM_FREQUENCIES
 # centroid 2, box corners 4, box sides 2, fill 1, area 2, second moments 3, aspect 1
-GEOMETRY_DIM = 15 + POSITION_DIM + _OCCUPANCY_CELLS**2
+PLACE_DIM = 15 + POSITION_DIM  # of the geometry: where a region is, and how large
+GEOMETRY_DIM = PLACE_DIM + _OCCUPANCY_CELLS**2
 
 
 def patch_weights(superpixels: Superpixels, grid: tuple[int, int]) -> Tensor:

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from mllmseg.config import LanguageModelConfig, LoraConfig, ModelConfig, VisionTowerConfig
 from mllmseg.constants import NEW_TOKENS
 from mllmseg.models.head import SegHead
-from mllmseg.models.pooling import GEOMETRY_DIM
+from mllmseg.models.pooling import GEOMETRY_DIM, PLACE_DIM
 from mllmseg.models.projector import build_projector
 from mllmseg.models.sam import build_sam
 from mllmseg.models.vision_tower import build_vision_tower
@@ -176,7 +176,12 @@ def _projector(config: ModelConfig, width: int) -> int:
 
 def _head(config: ModelConfig, width: int) -> int:
     vocabulary = torch.empty(len(config.head.vocabulary), width, device="meta")
-    settings = {"llm_size": width, "feature_size": _channels(config), "geometry_size": GEOMETRY_DIM}
+    settings = {
+        "llm_size": width,
+        "feature_size": _channels(config),
+        "geometry_size": GEOMETRY_DIM,
+        "place_size": PLACE_DIM,
+    }
     return _count(SegHead(config.head, vocabulary=vocabulary, **settings))
 
 

@@ -84,7 +84,12 @@ class Stage(ABC):
     def parameters(self) -> dict[str, nn.Parameter]:
         """What it trains, by name."""
         named = self.model.named_parameters()
-        return {name: item for name, item in named if item.requires_grad and self.trains(name)}
+        frozen = self.settings.freeze
+        return {
+            name: item
+            for name, item in named
+            if item.requires_grad and self.trains(name) and not name.startswith(frozen)
+        }
 
     @contextmanager
     def training(self) -> Iterator[dict[str, nn.Parameter]]:

@@ -28,7 +28,7 @@ def initial_model_config(config: TrainConfig) -> ModelConfig:
 def load_initial_weights(model: MLLMSeg, config: TrainConfig) -> None:
     """Gives a model the weights to start from. Raises CheckpointError where they do not fit, tensor for tensor."""
     if config.init is not None:
-        load_trained_file(model, _checkpoint(config) / MODEL_FILE)
+        load_trained_file(model, _checkpoint(config) / MODEL_FILE, parts=config.init_parts)
 
 
 def _checkpoint(config: TrainConfig) -> pathlib.Path:

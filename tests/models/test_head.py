@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -20,15 +22,23 @@ from mllmseg.models.head import (
 )
 
 LLM, FEATURES, GEOMETRY, WIDTH, VOCABULARY = 24, 6, 5, 16, 3
+PLACE = 3  # of the geometry
 # Attention sums in another order.
 TOLERANCE = 1e-5
 
 
-def build(*, pointer: bool = True) -> SegHead:
+def build(**settings: Any) -> SegHead:
     torch.manual_seed(0)
-    config = HeadConfig(hidden_size=WIDTH, num_layers=2, num_heads=4, pointer=pointer)
+    config = HeadConfig(hidden_size=WIDTH, num_layers=2, num_heads=4, **settings)
     vocabulary = torch.randn(VOCABULARY, LLM)
-    head = SegHead(config, llm_size=LLM, feature_size=FEATURES, geometry_size=GEOMETRY, vocabulary=vocabulary)
+    head = SegHead(
+        config,
+        llm_size=LLM,
+        feature_size=FEATURES,
+        geometry_size=GEOMETRY,
+        place_size=PLACE,
+        vocabulary=vocabulary,
+    )
     for parameter in head.modulate.parameters():  # zero at the start: regions would not depend on the question
         torch.nn.init.normal_(parameter, std=0.1)
     return head.eval()
@@ -239,7 +249,8 @@ def test_what_shows_something_else_loses_only_so_much(
 
 def test_a_vocabulary_may_be_empty() -> None:
     config = HeadConfig(hidden_size=WIDTH, num_layers=1, num_heads=4)
-    head = SegHead(config, llm_size=LLM, feature_size=FEATURES, geometry_size=GEOMETRY, vocabulary=torch.zeros(0, LLM))
+    sizes = {"llm_size": LLM, "feature_size": FEATURES, "geometry_size": GEOMETRY, "place_size": PLACE}
+    head = SegHead(config, vocabulary=torch.zeros(0, LLM), **sizes)
     assert head.name_logits(head.look_up(torch.randn(7, FEATURES))).shape == (7, 1)
     assert "vocabulary" not in head.state_dict(), "it comes from the language model"
 
