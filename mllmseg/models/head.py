@@ -77,8 +77,8 @@ class SegHead(nn.Module):
     The pointer lets a query token and the superpixels attend to each other, so that "the leftmost dog" can compare
     dogs; a superpixel is described by its pooled patch features, its geometry and what the language model made of it.
 
-    The words of the question take part in that attention. The hidden state says what is asked for, but hardly where: those
-    of "the dog on the left" and "on the right" differ by two percent of their length.
+    The words of the question take part in that attention. The hidden state says what is asked for, but hardly where:
+    those of "the dog on the left" and "on the right" differ by two percent of their length.
 
     The query also looks up the words it is about: it attends to the word embeddings of the question, and what it reads
     there is matched with the superpixels' lexicon, patch features projected into the space of words. Word embeddings
@@ -221,14 +221,15 @@ class SegHead(nn.Module):
         query = self.query(hidden_states) + self.kind.weight[kind] + self.read_word(meaning)
         sentence = None if self.sentence is None else self._sentence(words)
         if sentence is not None:
-            count = words.mask.sum(1, keepdim=True).clamp(min=1)
-            query = query + self.gist((sentence * words.mask[..., None]).sum(1) / count)
+            mean = (sentence * words.mask[..., None]).sum(1) / words.mask.sum(1, keepdim=True).clamp(min=1)
+            query = query + self.gist(mean)
         likeness = LEXICON_SHARPNESS * F.normalize(meaning, dim=-1) @ regions.lexicon.T - regions.rivals  # [N, S]
         likeness = likeness.clamp(min=-MAX_UNLIKENESS)
         gain, shift = self.modulate(query)[:, None].chunk(2, dim=-1)
         likeness_code = likeness[..., None] / MAX_UNLIKENESS * self.likeness.weight[:, 0]
         tokens = torch.cat([query[:, None], regions.tokens * (1 + gain) + shift + likeness_code], dim=1)
-        count, padding = tokens.shape[1], None
+        count = tokens.shape[1]
+        padding = None
         if sentence is not None:
             tokens = torch.cat([tokens, sentence], dim=1)
             padding = F.pad(~words.mask, (count, 0), value=False) if len(tokens) else None
