@@ -178,6 +178,47 @@ def test_every_word_of_the_question_counts(head: SegHead, hidden: Tensor, words:
 
 
 @torch.no_grad()
+def test_the_order_of_words_counts(head: SegHead, hidden: Tensor, words: Words, regions: Regions) -> None:
+    """Else "the dog left of the cat" would be "the cat left of the dog"."""
+    one = question(words, 1)
+    swapped = Words(one.embeddings[:, [1, 0, 2, 3]], one.mask)
+    difference = (
+        head(hidden[1:2], swapped, regions).superpixel_logits - head(hidden[1:2], one, regions).superpixel_logits
+    )
+    assert difference.abs().max() > 1e-3
+
+
+def test_without_the_sentence_nothing_of_it_is_trained() -> None:
+    names = {name for name, _ in build(sentence=False).named_parameters()}
+    assert names < {name for name, _ in build().named_parameters()}
+    assert not any(name.startswith(("sentence", "word_place", "gist")) for name in names)
+
+
+def test_left_is_told_from_right_in_places_never_seen() -> None:
+    """Two regions that look alike, hidden states that differ by two percent: what the shipped model never learned."""
+    generator = torch.Generator().manual_seed(4)
+    head = build(sentence=True).train()
+    common, sides = 5 * torch.randn(LLM, generator=generator), 0.1 * torch.randn(2, LLM, generator=generator)
+    spoken, article = torch.randn(2, 1, LLM, generator=generator), torch.randn(1, LLM, generator=generator)
+    alike, seen = torch.randn(1, FEATURES, generator=generator), torch.randn(1, LLM, generator=generator)
+    questions = Words(torch.stack([torch.cat([article, side]) for side in spoken]), torch.ones(2, 2, dtype=torch.bool))
+
+    def scores() -> tuple[Tensor, Tensor]:
+        place = torch.rand(2, GEOMETRY, generator=generator) * 2 - 1
+        logits = head(common + sides, questions, head.regions(alike.expand(2, -1), place, seen.expand(2, -1)))
+        return logits.superpixel_logits, place[:, 0].argsort()
+
+    optimizer = torch.optim.Adam(head.parameters(), lr=3e-3)
+    for _ in range(300):
+        logits, order = scores()
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(logits, order).backward()
+        optimizer.step()
+    right = sum(int((logits.argmax(1) == order).sum()) for logits, order in (scores() for _ in range(50)))
+    assert right >= 90
+
+
+@torch.no_grad()
 def test_a_superpixel_that_shows_the_word_gains(head: SegHead, hidden: Tensor, words: Words, regions: Regions) -> None:
     """The match enters the logit itself, so that it works before anything else is learned."""
     one = question(words, 0)
