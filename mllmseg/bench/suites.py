@@ -60,7 +60,7 @@ def queries(numbers: int = MANY) -> list[str]:
     ]
 
 
-def superpixels(segmenter: Segmenter, photos: Sequence[Path], *, their_default: bool) -> Suite:
+def superpixels(segmenter: Segmenter, photos: Sequence[Path], *, their_default: bool, compiled: bool = False) -> Suite:
     """Our generator against segment_anything's, on the same image embeddings; the encoder's time is left out."""
     vision, config = segmenter.model.vision, segmenter.model.config.superpixels
     device = segmenter.device
@@ -75,8 +75,9 @@ def superpixels(segmenter: Segmenter, photos: Sequence[Path], *, their_default: 
         generator = ReferenceGenerator(vision.sam, config, side)
         return lambda number: generator(*prepared[number % len(prepared)])
 
-    def ours(**changes: object) -> Callable[[int], object]:
+    def ours(compiled: bool = False, **changes: object) -> Callable[[int], object]:
         generator = SuperpixelGenerator(vision.sam, config.model_copy(update=changes))
+        generator.compiled = compiled
         return lambda number: generator(
             prepared[number % len(prepared)][1], prepared[number % len(prepared)][2].input_size
         )
@@ -91,6 +92,8 @@ def superpixels(segmenter: Segmenter, photos: Sequence[Path], *, their_default: 
         Case(f"ours, {side}×{side} points, {config.dtype}", ours(max_covering_fraction=None)),
         Case("ours, default (covered points skipped)", ours()),
     ]
+    if compiled:
+        cases.append(Case("ours, default, torch.compile", ours(compiled=True)))
     if their_default:
         cases.insert(1, Case("segment_anything, its default of 32×32 points", theirs(32), every=1000))
     return Suite("Superpixels", cases, "Per photo, without the image encoder; same embeddings, same thresholds.")

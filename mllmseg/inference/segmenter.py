@@ -50,6 +50,8 @@ class Segmenter:
         device: where to compute; None for where the model is.
         threshold: a target exists where P(it exists) reaches this.
         image_cache_bytes: how much to remember of images seen before, for a model that is trained no more.
+        compiled: decode superpixels by `torch.compile`, which takes its time at the first photo; the same regions but
+            for rounding. It does not pay on a CPU (docs/superpixels.md), and where it fails, a warning says why.
     """
 
     def __init__(
@@ -59,10 +61,13 @@ class Segmenter:
         device: torch.device | str | None = None,
         threshold: float = DEFAULT_THRESHOLD,
         image_cache_bytes: int = 0,
+        compiled: bool = False,
     ) -> None:
         self.device = next(model.head.parameters()).device if device is None else pick_device(device)
         self.model = model.to(self.device)
         self.threshold = threshold
+        if compiled:
+            model.vision.superpixel_generator.compiled = True
         # Its own, not the superpixel generator's: that one stays as SAM came, this one may have been trained.
         self._decoder = FoldedDecoder(
             model.vision.sam, getattr(torch, model.config.superpixels.dtype), mask_decoder=model.mask_decoder
@@ -81,6 +86,7 @@ class Segmenter:
         dtype: torch.dtype | str | None = None,
         threshold: float = DEFAULT_THRESHOLD,
         image_cache_bytes: int = DEFAULT_IMAGE_CACHE_BYTES,
+        compiled: bool = False,
         progress: bool = False,
     ) -> Self:
         """Loads a trained model for inference: LoRA is merged, so it cannot be trained or saved again.
@@ -91,6 +97,7 @@ class Segmenter:
             dtype: of the language model, `float32` or `bfloat16`; None for bfloat16 where the device computes in it.
             threshold: a target exists where P(it exists) reaches this.
             image_cache_bytes: images seen before are remembered up to this size, shared by all forks; 0 for none.
+            compiled: decode superpixels by `torch.compile`.
             progress: show a progress bar on stderr where pre-trained weights must be fetched.
 
         Raises:
@@ -100,7 +107,7 @@ class Segmenter:
         """
         chosen = pick_device(device)
         model = load_pretrained(name_or_path, dtype=pick_dtype(dtype, chosen), progress=progress)
-        return cls(model, device=chosen, threshold=threshold, image_cache_bytes=image_cache_bytes)
+        return cls(model, device=chosen, threshold=threshold, image_cache_bytes=image_cache_bytes, compiled=compiled)
 
     def fork(self) -> Self:
         """Another segmenter over the same weights without an image: one a user, at hardly any cost."""

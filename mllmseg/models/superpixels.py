@@ -88,17 +88,23 @@ class SuperpixelGenerator:
     Args:
         sam: its prompt encoder and mask decoder are folded at the first call, and again on another device.
         config: thresholds, partition, budget.
+
+    Attributes:
+        compiled: whether to decode by `torch.compile`: the same masks but for rounding, so no part of `config`.
     """
 
     def __init__(self, sam: Sam, config: SuperpixelConfig) -> None:
         self.sam = sam
         self.config = config
-        self._folded: tuple[torch.device, FoldedDecoder] | None = None
+        self.compiled = False
+        self._folded: tuple[tuple[torch.device, bool], FoldedDecoder] | None = None
 
     def decoder(self, device: torch.device) -> FoldedDecoder:
         """SAM's mask decoder, folded, on `device`, where `sam` must be too."""
-        if self._folded is None or self._folded[0] != device:
-            self._folded = device, FoldedDecoder(self.sam, getattr(torch, self.config.dtype))
+        key = device, self.compiled
+        if self._folded is None or self._folded[0] != key:
+            batch = self.config.points_per_batch if self.compiled else None
+            self._folded = key, FoldedDecoder(self.sam, getattr(torch, self.config.dtype), compiled_batch=batch)
         return self._folded[1]
 
     @torch.no_grad()
