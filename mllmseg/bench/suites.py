@@ -223,7 +223,7 @@ def peer(segmenter: Segmenter, photos: Sequence[Path], name: str) -> Suite:
 def growth(
     segmenter: Segmenter, photos: Sequence[Path], megapixels: Sequence[float]
 ) -> dict[str, list[tuple[float, Case]]]:
-    """What to vary → (its amount, the case): image pixels, questions at once, visual tokens."""
+    """What to vary → (its amount, the case): image pixels, photos encoded at once, questions at once, visual tokens."""
     fresh = Segmenter(segmenter.model, device=segmenter.device)
     photo = load_image(photos[0])
 
@@ -241,9 +241,17 @@ def growth(
         asked = queries(count)
         return lambda number: segmenter.segment(asked, threshold=0.0)
 
+    vision = segmenter.model.vision
+    inputs = [preprocess(load_image(photos[number % len(photos)]), **vision.tower_input) for number in range(8)]
+    inputs = [item.to(segmenter.device) for item in inputs]
+
     segmenter.set_image(photos[0])
     return {
         "megapixels": [(amount, Case(f"{amount:g} MP", large(amount))) for amount in megapixels],
+        "photos encoded at once": [
+            (count, Case(f"{count} photos", lambda number, count=count: vision.encode_images(inputs[:count])))  # type: ignore[misc]
+            for count in (1, 2, 4, 8)
+        ],
         "questions at once": [(count, Case(f"{count} questions", many(count))) for count in (1, 4, 16, 64)],
         "visual tokens": [
             (count, Case(f"{count} tokens", _prefill(segmenter, count))) for count in (36, 144, 576, 1369)
