@@ -55,9 +55,8 @@ class VisionStack(nn.Module):
         with clock.stage("image_encoder"):
             embeddings = self.sam.encode_image(torch.stack([item.sam_pixels for item in inputs])).split(1)
         with clock.stage("superpixels"):
-            superpixels = [
-                self.superpixel_generator(found, item.input_size) for found, item in zip(embeddings, inputs, strict=True)
-            ]
+            sizes = [item.input_size for item in inputs]
+            superpixels = [self.superpixel_generator(*pair) for pair in zip(embeddings, sizes, strict=True)]
         with clock.stage("vision_tower"):
             patch_features = self._look(inputs, embeddings)
         return [

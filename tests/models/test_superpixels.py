@@ -114,6 +114,27 @@ def test_skipping_covered_points_costs_less_and_finds_the_same_large_things(
     assert matched >= 0.7 * len(sure.masks)
 
 
+@pytest.mark.parametrize(("fraction", "barren"), [(0.1, 2), (0.1, None), (1.0, None)])
+def test_all_points_at_once_give_the_masks_of_points_in_turn(
+    mobile_sam, astronaut, astronaut_embeddings, fraction, barren
+):
+    """As a GPU does it: everything decoded first, then left out what would not have been decoded."""
+    config = SuperpixelConfig(
+        points_per_side=6, max_covering_fraction=fraction, max_barren_points=barren, points_per_batch=3, dtype="float32"
+    )
+    generator = SuperpixelGenerator(mobile_sam, config)
+    decoder = generator.decoder(torch.device("cpu"))
+    in_turn = generator.propose(astronaut_embeddings, astronaut.input_size)
+    assert 3 <= decoder.points_decoded < 30
+    before = decoder.points_decoded
+    at_once = generator.propose(astronaut_embeddings, astronaut.input_size, at_once=True)
+    assert decoder.points_decoded - before == 36
+    assert len(at_once.masks) == len(in_turn.masks) > 3
+    assert at_once.levels.tolist() == in_turn.levels.tolist()
+    torch.testing.assert_close(at_once.scores, in_turn.scores, atol=1e-5, rtol=0)
+    assert (at_once.masks == in_turn.masks).float().mean() > 0.9999
+
+
 def test_half_precision_finds_the_same_masks(mobile_sam, astronaut, astronaut_embeddings):
     full, half = (
         SuperpixelGenerator(
