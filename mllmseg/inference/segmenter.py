@@ -194,7 +194,7 @@ class Segmenter:
         with self._computing():
             with clock.stage("language_model"):
                 outputs = [score_queries(self.model, self.encoder, scene, pack) for pack in packs]
-            scores = [float(score) for output in outputs for score in output[1]]
+            scores = torch.cat([output[1] for output in outputs]).tolist()  # a GPU is waited for once, not each time
             exists = [score >= threshold for score in scores]
             head = HeadOutput(
                 torch.cat([output[0].superpixel_logits for output in outputs]),
@@ -202,12 +202,14 @@ class Segmenter:
             ).select(torch.tensor(exists, device=self.device))
             masks, mask_scores = decode_masks(self.model, self._decoder, scene, head, clock)
         timings = scene.timings | {name: time / len(queries) for name, time in clock.milliseconds.items()}
+        chosen = head.superpixel_logits.sigmoid().cpu()
         results, row = [], 0
         for query, score, found in zip(queries, scores, exists, strict=True):
             rows = slice(row, row + found)
             answer = compose_answer(query, exists=found)
-            chosen = head.superpixel_logits[rows]
-            results.append(self._result(scene, query, answer, score, chosen, masks[rows], mask_scores[rows], timings))
+            results.append(
+                self._result(scene, query, answer, score, chosen[rows], masks[rows], mask_scores[rows], timings)
+            )
             row += found
         return results
 
@@ -259,8 +261,8 @@ class Segmenter:
         if generated.decided and not any(letter.isalnum() for letter in answer):
             answer = compose_answer(question, exists=len(masks) > 0)
         timings = scene.timings | clock.milliseconds
-        logits = head.superpixel_logits
-        return self._result(scene, question, answer, generated.score, logits, masks, mask_scores, timings)
+        chosen = head.superpixel_logits.sigmoid().cpu()
+        return self._result(scene, question, answer, generated.score, chosen, masks, mask_scores, timings)
 
     def _result(
         self,
@@ -268,7 +270,7 @@ class Segmenter:
         query: str,
         answer: str,
         score: float,
-        superpixel_logits: Tensor,
+        superpixel_scores: Tensor,
         masks: Tensor,
         mask_scores: Tensor,
         timings: dict[str, float],
@@ -281,8 +283,8 @@ class Segmenter:
             masks=masks,
             boxes=mask_boxes(masks),
             mask_scores=mask_scores,
-            superpixels=scene.features.superpixels.to("cpu"),
-            superpixel_scores=superpixel_logits.sigmoid().cpu(),
+            superpixels=scene.superpixels,
+            superpixel_scores=superpixel_scores,
             num_visual_tokens=len(scene.tokens.tokens),
             timings=timings,
         )

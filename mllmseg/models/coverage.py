@@ -101,4 +101,4 @@ class Coverage:
         covering = self._fractions <= self._max_fraction
         if self._max_barren is not None:
             covering |= self._barren >= self._max_barren
-        return self._contains[covering].any(0)
+        return np.any(self._contains[covering], axis=0)

@@ -60,8 +60,8 @@ class VisionStack(nn.Module):
         with clock.stage("vision_tower"):
             patch_features = self._look(inputs, embeddings)
         return [
-            ImageFeatures(*features, item.input_size, item.original_size)
-            for *features, item in zip(embeddings, superpixels, patch_features, inputs, strict=True)
+            ImageFeatures(embedding, regions, patches, item.input_size, item.original_size)
+            for embedding, regions, patches, item in zip(embeddings, superpixels, patch_features, inputs, strict=True)
         ]
 
     def _look(self, inputs: Sequence[ImageInputs], embeddings: Sequence[Tensor]) -> list[Tensor]:
