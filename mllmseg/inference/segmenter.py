@@ -199,7 +199,9 @@ class Segmenter:
             head = HeadOutput(
                 torch.cat([output[0].superpixel_logits for output in outputs]),
                 torch.cat([output[0].prompt_embeddings for output in outputs]),
-            ).select(torch.tensor(exists, device=self.device))
+            ).select(
+                torch.tensor([row for row, found in enumerate(exists) if found], dtype=torch.int64).to(self.device)
+            )
             masks, mask_scores = decode_masks(self.model, self._decoder, scene, head, clock)
         timings = scene.timings | {name: time / len(queries) for name, time in clock.milliseconds.items()}
         chosen = head.superpixel_logits.sigmoid().cpu()
