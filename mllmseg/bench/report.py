@@ -10,13 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mllmseg.bench.measure import Measurement
-from mllmseg.eval.figures import HEIGHT, WIDTH, Axes, nice_maximum
-
-_STYLE = (
-    "<style>text{font:11px system-ui,sans-serif;fill:#555}.grid{stroke:#ddd}.axis{stroke:#888}"
-    ".line{fill:none;stroke-width:2}.series-1{stroke:#2563a8}.series-2{stroke:#b4541a}</style>"
-    '<rect width="100%" height="100%" fill="#fff"/>'
-)
+from mllmseg.eval.figures import Axes, nice_maximum, stand_alone
 
 
 @dataclass(frozen=True)
@@ -68,10 +62,7 @@ class Curve:
             f'<circle class="series-1" r="3" fill="#2563a8" cx="{axes.x(x)}" cy="{axes.y(y)}"/>'
             for x, y in zip(self.amounts, seconds, strict=True)
         ]
-        drawing = axes.draw([axes.line(self.amounts, seconds, "series-1"), *marks], f"{unit} by {self.name}")
-        head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" height="{2 * HEIGHT}" '
-        opened, rest = drawing.replace("<svg ", head, 1).split(">", 1)
-        return f"{opened}>{_STYLE}{rest}\n"
+        return stand_alone(axes.draw([axes.line(self.amounts, seconds, "series-1"), *marks], f"{unit} by {self.name}"))
 
 
 def write(

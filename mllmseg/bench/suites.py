@@ -60,7 +60,7 @@ def queries(numbers: int = MANY) -> list[str]:
     ]
 
 
-def superpixels(segmenter: Segmenter, photos: Sequence[Path], *, their_default: bool) -> Suite:
+def superpixels(segmenter: Segmenter, photos: Sequence[Path], *, their_default: bool, compiled: bool = False) -> Suite:
     """Our generator against segment_anything's, on the same image embeddings; the encoder's time is left out."""
     vision, config = segmenter.model.vision, segmenter.model.config.superpixels
     device = segmenter.device
@@ -75,8 +75,9 @@ def superpixels(segmenter: Segmenter, photos: Sequence[Path], *, their_default: 
         generator = ReferenceGenerator(vision.sam, config, side)
         return lambda number: generator(*prepared[number % len(prepared)])
 
-    def ours(**changes: object) -> Callable[[int], object]:
+    def ours(compiled: bool = False, **changes: object) -> Callable[[int], object]:
         generator = SuperpixelGenerator(vision.sam, config.model_copy(update=changes))
+        generator.compiled = compiled
         return lambda number: generator(
             prepared[number % len(prepared)][1], prepared[number % len(prepared)][2].input_size
         )
@@ -91,6 +92,8 @@ def superpixels(segmenter: Segmenter, photos: Sequence[Path], *, their_default: 
         Case(f"ours, {side}×{side} points, {config.dtype}", ours(max_covering_fraction=None)),
         Case("ours, default (covered points skipped)", ours()),
     ]
+    if compiled:
+        cases.append(Case("ours, default, torch.compile", ours(compiled=True)))
     if their_default:
         cases.insert(1, Case("segment_anything, its default of 32×32 points", theirs(32), every=1000))
     return Suite("Superpixels", cases, "Per photo, without the image encoder; same embeddings, same thresholds.")
@@ -220,7 +223,7 @@ def peer(segmenter: Segmenter, photos: Sequence[Path], name: str) -> Suite:
 def growth(
     segmenter: Segmenter, photos: Sequence[Path], megapixels: Sequence[float]
 ) -> dict[str, list[tuple[float, Case]]]:
-    """What to vary → (its amount, the case): image pixels, questions at once, visual tokens."""
+    """What to vary → (its amount, the case): image pixels, photos encoded at once, questions at once, visual tokens."""
     fresh = Segmenter(segmenter.model, device=segmenter.device)
     photo = load_image(photos[0])
 
@@ -238,9 +241,17 @@ def growth(
         asked = queries(count)
         return lambda number: segmenter.segment(asked, threshold=0.0)
 
+    vision = segmenter.model.vision
+    inputs = [preprocess(load_image(photos[number % len(photos)]), **vision.tower_input) for number in range(8)]
+    inputs = [item.to(segmenter.device) for item in inputs]
+
     segmenter.set_image(photos[0])
     return {
         "megapixels": [(amount, Case(f"{amount:g} MP", large(amount))) for amount in megapixels],
+        "photos encoded at once": [
+            (count, Case(f"{count} photos", lambda number, count=count: vision.encode_images(inputs[:count])))  # type: ignore[misc]
+            for count in (1, 2, 4, 8)
+        ],
         "questions at once": [(count, Case(f"{count} questions", many(count))) for count in (1, 4, 16, 64)],
         "visual tokens": [
             (count, Case(f"{count} tokens", _prefill(segmenter, count))) for count in (36, 144, 576, 1369)

@@ -26,6 +26,7 @@ def bench(
     their_default: Annotated[
         bool, typer.Option(help="Measure segment_anything's 32×32 points too: minutes a photo on a CPU.")
     ] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Measure superpixels by torch.compile, too.")] = False,
     megapixels: Annotated[str, typer.Option(help="Image sizes to grow through.")] = "0.3,1,4,12,50",
     peer: Annotated[str | None, typer.Option(help="MODULE:FUNCTION(image, question) of somebody else's.")] = None,
     device: Annotated[str, typer.Option(help="cuda, mps, cpu, or auto for the best there is.")] = "auto",
@@ -46,7 +47,7 @@ def bench(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    tables, curves, facts = _measure(chosen, pictures, sizes, rounds, their_default, peer, device, model)
+    tables, curves, facts = _measure(chosen, pictures, sizes, rounds, their_default, compiled, peer, device, model)
     command = shlex.join(["mllmseg", "bench", *sys.argv[2:]])
     typer.echo(report.write(out, facts, tables, curves, command))
 
@@ -64,6 +65,7 @@ def _measure(
     megapixels: list[float],
     rounds: int,
     their_default: bool,
+    compiled: bool,
     peer: str | None,
     device: str,
     model: str | None,
@@ -81,7 +83,7 @@ def _measure(
     segmenter = Segmenter.from_pretrained(model, device=place, image_cache_bytes=1 << 30)
     wanted = []
     if "superpixels" in chosen:
-        wanted.append(suites.superpixels(segmenter, photos[:3], their_default=their_default))
+        wanted.append(suites.superpixels(segmenter, photos[:3], their_default=their_default, compiled=compiled))
     if "questions" in chosen:
         wanted.append(suites.answering(segmenter, photos))
     if "projectors" in chosen:

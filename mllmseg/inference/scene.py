@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from mllmseg.models.head import HeadOutput, Regions, maximise_expected_iou
 from mllmseg.models.mllm import branch_attention_mask
 from mllmseg.models.mllmseg import MLLMSeg
 from mllmseg.models.postprocess import postprocess_masks
-from mllmseg.structures import ImageFeatures, Turn, VisualTokens
+from mllmseg.structures import ImageFeatures, Superpixels, Turn, VisualTokens
 from mllmseg.timing import Stopwatch
 
 # Queries share a forward pass up to so many text tokens: the attention of packed queries to each other is masked out
@@ -55,6 +56,11 @@ class Scene:
     cache: Any
     prefix_length: int
     timings: dict[str, float]
+
+    @cached_property
+    def superpixels(self) -> Superpixels:
+        """Those of the features, on the CPU."""
+        return self.features.superpixels.to("cpu")
 
     def copy_cache(self) -> Any:
         """A cache of the prefix that a forward pass may extend."""

@@ -50,6 +50,8 @@ class Segmenter:
         device: where to compute; None for where the model is.
         threshold: a target exists where P(it exists) reaches this.
         image_cache_bytes: how much to remember of images seen before, for a model that is trained no more.
+        compiled: decode superpixels by `torch.compile`, which takes its time at the first photo; the same regions but
+            for rounding. It does not pay on a CPU (docs/superpixels.md), and where it fails, a warning says why.
     """
 
     def __init__(
@@ -59,10 +61,13 @@ class Segmenter:
         device: torch.device | str | None = None,
         threshold: float = DEFAULT_THRESHOLD,
         image_cache_bytes: int = 0,
+        compiled: bool = False,
     ) -> None:
         self.device = next(model.head.parameters()).device if device is None else pick_device(device)
         self.model = model.to(self.device)
         self.threshold = threshold
+        if compiled:
+            model.vision.superpixel_generator.compiled = True
         # Its own, not the superpixel generator's: that one stays as SAM came, this one may have been trained.
         self._decoder = FoldedDecoder(
             model.vision.sam, getattr(torch, model.config.superpixels.dtype), mask_decoder=model.mask_decoder
@@ -81,6 +86,7 @@ class Segmenter:
         dtype: torch.dtype | str | None = None,
         threshold: float = DEFAULT_THRESHOLD,
         image_cache_bytes: int = DEFAULT_IMAGE_CACHE_BYTES,
+        compiled: bool = False,
         progress: bool = False,
     ) -> Self:
         """Loads a trained model for inference: LoRA is merged, so it cannot be trained or saved again.
@@ -91,6 +97,7 @@ class Segmenter:
             dtype: of the language model, `float32` or `bfloat16`; None for bfloat16 where the device computes in it.
             threshold: a target exists where P(it exists) reaches this.
             image_cache_bytes: images seen before are remembered up to this size, shared by all forks; 0 for none.
+            compiled: decode superpixels by `torch.compile`.
             progress: show a progress bar on stderr where pre-trained weights must be fetched.
 
         Raises:
@@ -100,7 +107,7 @@ class Segmenter:
         """
         chosen = pick_device(device)
         model = load_pretrained(name_or_path, dtype=pick_dtype(dtype, chosen), progress=progress)
-        return cls(model, device=chosen, threshold=threshold, image_cache_bytes=image_cache_bytes)
+        return cls(model, device=chosen, threshold=threshold, image_cache_bytes=image_cache_bytes, compiled=compiled)
 
     def fork(self) -> Self:
         """Another segmenter over the same weights without an image: one a user, at hardly any cost."""
@@ -187,20 +194,24 @@ class Segmenter:
         with self._computing():
             with clock.stage("language_model"):
                 outputs = [score_queries(self.model, self.encoder, scene, pack) for pack in packs]
-            scores = [float(score) for output in outputs for score in output[1]]
+            scores = torch.cat([output[1] for output in outputs]).tolist()  # a GPU is waited for once, not each time
             exists = [score >= threshold for score in scores]
             head = HeadOutput(
                 torch.cat([output[0].superpixel_logits for output in outputs]),
                 torch.cat([output[0].prompt_embeddings for output in outputs]),
-            ).select(torch.tensor(exists, device=self.device))
+            ).select(
+                torch.tensor([row for row, found in enumerate(exists) if found], dtype=torch.int64).to(self.device)
+            )
             masks, mask_scores = decode_masks(self.model, self._decoder, scene, head, clock)
         timings = scene.timings | {name: time / len(queries) for name, time in clock.milliseconds.items()}
+        chosen = head.superpixel_logits.sigmoid().cpu()
         results, row = [], 0
         for query, score, found in zip(queries, scores, exists, strict=True):
             rows = slice(row, row + found)
             answer = compose_answer(query, exists=found)
-            chosen = head.superpixel_logits[rows]
-            results.append(self._result(scene, query, answer, score, chosen, masks[rows], mask_scores[rows], timings))
+            results.append(
+                self._result(scene, query, answer, score, chosen[rows], masks[rows], mask_scores[rows], timings)
+            )
             row += found
         return results
 
@@ -252,8 +263,8 @@ class Segmenter:
         if generated.decided and not any(letter.isalnum() for letter in answer):
             answer = compose_answer(question, exists=len(masks) > 0)
         timings = scene.timings | clock.milliseconds
-        logits = head.superpixel_logits
-        return self._result(scene, question, answer, generated.score, logits, masks, mask_scores, timings)
+        chosen = head.superpixel_logits.sigmoid().cpu()
+        return self._result(scene, question, answer, generated.score, chosen, masks, mask_scores, timings)
 
     def _result(
         self,
@@ -261,7 +272,7 @@ class Segmenter:
         query: str,
         answer: str,
         score: float,
-        superpixel_logits: Tensor,
+        superpixel_scores: Tensor,
         masks: Tensor,
         mask_scores: Tensor,
         timings: dict[str, float],
@@ -274,8 +285,8 @@ class Segmenter:
             masks=masks,
             boxes=mask_boxes(masks),
             mask_scores=mask_scores,
-            superpixels=scene.features.superpixels.to("cpu"),
-            superpixel_scores=superpixel_logits.sigmoid().cpu(),
+            superpixels=scene.superpixels,
+            superpixel_scores=superpixel_scores,
             num_visual_tokens=len(scene.tokens.tokens),
             timings=timings,
         )

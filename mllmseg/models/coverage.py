@@ -4,84 +4,101 @@ A point on a small mask has its superpixel. A point on a large one may still lie
 decoded there until some have given nothing new, which is what most of a wall, a lawn or a cat's back amounts to.
 `benchmarks/superpixel_oracle.md` has what that costs in overlap and saves in time.
 
-Shapes: P points, M masks, h w SAM's low-res grid cropped to the valid window.
+The pixels of masks are looked at once, where they are (`Facts`); what follows is a few comparisons on the CPU, so that
+a GPU, which has all points decoded at once, is waited for once.
+
+Shapes: P points of the grid, M masks, K masks to compare with, h w SAM's low-res grid cropped to the valid window.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from mllmseg.constants import SAM_LOW_RES_STRIDE
+
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What coverage asks of masks.
+
+    Attributes:
+        contains: `[M, P]` which points lie on each.
+        fractions: `[M]` of the image.
+        same: `[M, K]` which other masks are the same as each.
+    """
+
+    contains: BoolArray
+    fractions: npt.NDArray[np.float32]
+    same: BoolArray
+
+
+def describe(masks: Tensor, others: Tensor, points: Tensor, same_iou: float) -> Facts:
+    """Looks at the pixels of `[M, h, w]` and `[K, h, w]` bool masks, none of them empty.
+
+    Args:
+        masks: to describe.
+        others: to compare them with.
+        points: `[P, 2]` (x, y) in SAM input pixels.
+        same_iou: masks that overlap this much are the same.
+    """
+    height, width = masks.shape[1:]
+    x, y = (points / SAM_LOW_RES_STRIDE).long().unbind(1)
+    rows, columns = masks.flatten(1).float(), others.flatten(1).float()
+    areas, intersection = rows.sum(1), rows @ columns.t()
+    same = intersection / (areas[:, None] + columns.sum(1) - intersection) >= same_iou
+    contains = masks[:, y.clamp(max=height - 1), x.clamp(max=width - 1)]
+    # One transfer, not three: a GPU is waited for each time. A float32 holds up to 2^24 pixels exactly.
+    packed = torch.cat([contains.float(), (areas / (height * width))[:, None], same.float()], dim=1).cpu().numpy()
+    count = len(points)
+    return Facts(packed[:, :count] > 0, packed[:, count], packed[:, count + 1 :] > 0)
 
 
 class Coverage:
     """What the points decoded so far have shown.
 
     Args:
-        size: (h, w).
+        num_points: P.
         max_fraction: a mask of at most this share of the image covers the points on it.
         max_barren: a larger one does, too, once this many points on it gave no mask that was new; None: never.
-        same_iou: two masks that overlap this much are the same.
-        device: where the masks are.
     """
 
-    def __init__(
-        self,
-        size: tuple[int, int],
-        *,
-        max_fraction: float,
-        max_barren: int | None,
-        same_iou: float,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, num_points: int, *, max_fraction: float, max_barren: int | None) -> None:
         self._max_fraction = max_fraction
         self._max_barren = max_barren
-        self._same_iou = same_iou
-        self._masks = torch.zeros(0, *size, dtype=torch.bool, device=device)
-        self._owners = torch.zeros(0, dtype=torch.int64, device=device)
-        self._barren = torch.zeros(0, dtype=torch.int64, device=device)
-        self._decoded = 0
+        self._contains = np.zeros((0, num_points), dtype=bool)
+        self._fractions = np.zeros(0, dtype=np.float32)
+        self._owners = np.zeros(0, dtype=np.int64)
+        self._barren = np.zeros(0, dtype=np.int64)
 
-    def add(self, points: Tensor, masks: Tensor, owners: Tensor) -> None:
-        """Takes note of decoded points.
+    def add(self, points: IntArray, owners: IntArray, facts: Facts) -> None:
+        """Takes note of decoded points, which come in the order of the grid.
 
         Args:
-            points: `[P, 2]` (x, y) in SAM input pixels.
-            masks: `[M, h, w]` bool.
-            owners: `[M]` which of the points each mask comes from.
+            points: their places in the grid.
+            owners: `[M]` which of the places each mask comes from.
+            facts: of the masks, compared with all earlier ones and then with themselves.
         """
-        before = len(self._masks)
-        self._masks = torch.cat([self._masks, masks])
-        self._owners = torch.cat([self._owners, owners + self._decoded])
-        self._barren = torch.cat([self._barren, self._barren.new_zeros(len(masks))])
-        numbers = self._decoded + torch.arange(len(points), device=points.device)
-        self._decoded += len(points)
-        if self._max_barren is None:
-            return
-        earlier = self._owners[None] < self._owners[before:, None]
-        known = ((_iou(masks, self._masks) >= self._same_iou) & earlier).any(1)
-        fresh = torch.zeros(len(points), dtype=torch.bool, device=points.device)
-        fresh[owners[~known]] = True
-        on_mask = self._contains(points) & (self._owners[:, None] < numbers)
-        self._barren += (on_mask & ~fresh).sum(1)
+        before = len(self._owners)
+        self._contains = np.concatenate([self._contains, facts.contains])
+        self._fractions = np.concatenate([self._fractions, facts.fractions])
+        self._owners = np.concatenate([self._owners, owners])
+        self._barren = np.concatenate([self._barren, np.zeros(len(owners), dtype=np.int64)])
+        known = (facts.same & (self._owners[None] < self._owners[before:, None])).any(1)
+        barren = ~np.isin(points, owners[~known])
+        on_mask = self._contains[:, points] & (self._owners[:, None] < points)
+        self._barren += (on_mask & barren).sum(1)
 
-    def covers(self, points: Tensor) -> Tensor:
-        """`[P]` bool: nothing new is to be expected of these points."""
-        covering = self._masks.flatten(1).float().mean(1) <= self._max_fraction
+    def covers(self) -> BoolArray:
+        """`[P]`: nothing new is to be expected of these points."""
+        covering = self._fractions <= self._max_fraction
         if self._max_barren is not None:
             covering |= self._barren >= self._max_barren
-        return (self._contains(points) & covering[:, None]).any(0)
-
-    def _contains(self, points: Tensor) -> Tensor:
-        """`[M, P]` bool."""
-        height, width = self._masks.shape[1:]
-        x, y = (points / SAM_LOW_RES_STRIDE).long().unbind(1)
-        return self._masks[:, y.clamp(max=height - 1), x.clamp(max=width - 1)]
-
-
-def _iou(first: Tensor, second: Tensor) -> Tensor:
-    """`[M, h, w]`, `[K, h, w]` bool, none empty → `[M, K]`."""
-    rows, columns = first.flatten(1).float(), second.flatten(1).float()
-    intersection = rows @ columns.t()
-    return intersection / (rows.sum(1)[:, None] + columns.sum(1) - intersection)
+        return np.any(self._contains[covering], axis=0)

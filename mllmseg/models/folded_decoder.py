@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mllmseg.constants import SAM_EMBEDDING_STRIDE, SAM_IMAGE_SIZE, SAM_LOW_RES_STRIDE
+from mllmseg.models.compiled import Compiled
 from mllmseg.models.folded_attention import ImageToToken, TokenToImage, heads_of
 from mllmseg.models.sam import Sam
 
@@ -64,8 +65,8 @@ class PromptStates:
     positions: Tensor
     iou_predictions: Tensor
 
-    def select(self, index: Tensor) -> PromptStates:
-        """The prompts of `index` (`[P']` int64 or `[P]` bool)."""
+    def select(self, index: Tensor | slice) -> PromptStates:
+        """The prompts of `index` (`[P']` int64, `[P]` bool, or a slice)."""
         return PromptStates(self.tokens[index], self.positions[index], self.iou_predictions[index])
 
 
@@ -77,10 +78,29 @@ class FoldedDecoder:
         dtype: of the arithmetic. float32 agrees with segment_anything to 1e-4 in the logits; bfloat16 is twice as
             fast on a CPU that has it and agrees in about 99.5 % of the mask's signs.
         mask_decoder: to fold instead of SAM's own; one that was trained.
+        compiled_batch: compile what points need for batches of so many, to which smaller ones are filled up; None:
+            compile nothing. `docs/superpixels.md` says where that pays.
+
+    Attributes:
+        points_decoded: by `attend` so far; what superpixels cost is mostly this.
     """
 
-    def __init__(self, sam: Sam, dtype: torch.dtype = torch.float32, mask_decoder: Any = None) -> None:
+    def __init__(
+        self,
+        sam: Sam,
+        dtype: torch.dtype = torch.float32,
+        mask_decoder: Any = None,
+        *,
+        compiled_batch: int | None = None,
+    ) -> None:
         self.dtype = dtype
+        self._compiled_batch = compiled_batch
+        self._attend: Callable[[FoldedImage, Tensor], PromptStates] = self._attend_points
+        self._upscale: Callable[[Tensor, Tensor], Tensor] = self._upscale_grid
+        if compiled_batch is not None:
+            self._attend = Compiled(self._attend, "SAM's transformer", dynamic=False)
+            self._upscale = Compiled(self._upscale, "SAM's upscaling")
+        self.points_decoded = 0
         self.prompt_encoder = sam.prompt_encoder
         decoder = copy.deepcopy(mask_decoder or sam.mask_decoder).to(dtype).requires_grad_(False)
         self.decoder = decoder
@@ -115,9 +135,14 @@ class FoldedDecoder:
     @torch.no_grad()
     def attend(self, image: FoldedImage, points: Tensor) -> PromptStates:
         """The two-way transformer for points `[P, 2]` (x, y) in SAM input pixels, and SAM's estimate of each IoU."""
-        labels = torch.ones(len(points), 1, dtype=torch.int, device=points.device)
-        sparse, _ = self.prompt_encoder(points=(points[:, None], labels), boxes=None, masks=None)
-        prompt = self._with_output_tokens(sparse)
+        self.points_decoded += len(points)
+        missing = max(0, (self._compiled_batch or 0) - len(points))  # one shape, one compilation
+        points_and_filling = torch.cat([points, points[-1:].expand(missing, 2)]) if missing else points
+        states = self._attend(image, self._with_output_tokens(self.embed(points_and_filling)))
+        return states.select(slice(len(points))) if missing else states
+
+    def _attend_points(self, image: FoldedImage, prompt: Tensor) -> PromptStates:
+        """`[P, n, C]` tokens of points and what they share → what the transformer makes of both."""
         tokens = self._ask(prompt, lambda query: self._first_token_to_image(query, image))
         positions = self.first_image_to_token(image.positions, tokens + prompt, tokens, image.query)
         return self._second_layer(prompt, tokens, positions)
@@ -203,13 +228,14 @@ class FoldedDecoder:
         size = 1 if hyper.device.type == "cpu" else len(hyper)
         for start in range(0, len(hyper), size):
             part = slice(start, start + size)
-            masks[part] = self._upscale(hyper[part], states.positions[part], window)
+            grid = states.positions[part].unflatten(1, (_SIDE, _SIDE))[:, : window[0], : window[1]]
+            masks[part] = self._upscale(hyper[part], grid)
         return masks
 
-    def _upscale(self, hyper: Tensor, positions: Tensor, window: tuple[int, int]) -> Tensor:
-        """`[P, K, 32]` mask weights, `[P, T, C]` → mask logits `[P, K, 4 * rows, 4 * columns]`."""
-        prompts, (rows, columns) = len(hyper), window
-        grid = positions.view(prompts, _SIDE, _SIDE, -1)[:, :rows, :columns].reshape(-1, positions.shape[-1])
+    def _upscale_grid(self, hyper: Tensor, grid: Tensor) -> Tensor:
+        """`[P, K, 32]` mask weights, `[P, rows, columns, C]` → mask logits `[P, K, 4 * rows, 4 * columns]`."""
+        prompts, rows, columns, channels = grid.shape
+        grid = grid.reshape(-1, channels)
         x = F.linear(grid, self.expand_weight, self.expand_bias).view(-1, self.refine_weight.shape[1])
         norm = self.upscaling_norm
         x = _gelu_(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
@@ -217,6 +243,13 @@ class FoldedDecoder:
         masks = torch.bmm(hyper, x.view(prompts, -1, hyper.shape[-1]).transpose(1, 2))
         masks = masks.view(prompts, -1, rows, columns, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
         return masks.reshape(prompts, -1, 4 * rows, 4 * columns)
+
+    def embed(self, points: Tensor) -> Tensor:
+        """`[P, 2]` → `[P, 2, C]`: `Sam.embed_points` for points inside, without its look-ups that wait for a GPU."""
+        encoder = self.prompt_encoder
+        place = encoder.pe_layer.forward_with_coords(points[:, None] + 0.5, encoder.input_image_size)
+        padding = encoder.not_a_point_embed.weight.expand(len(points), 1, -1)
+        return torch.cat([place + encoder.point_embeddings[1].weight, padding], dim=1)
 
     def _with_output_tokens(self, sparse: Tensor) -> Tensor:
         """`[P, K, C]` → `[P, 5 + K, C]`: the decoder's output tokens first."""

@@ -12,6 +12,7 @@ Shapes: P points, M masks, S regions, h w SAM's low-res grid cropped to the vali
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor
 from mllmseg.config import SuperpixelConfig
 from mllmseg.constants import SAM_EMBEDDING_STRIDE, SAM_LOW_RES_STRIDE
 from mllmseg.models import partition
-from mllmseg.models.coverage import Coverage
+from mllmseg.models.coverage import Coverage, Facts, IntArray, describe
 from mllmseg.models.folded_decoder import MULTIMASK, FoldedDecoder, FoldedImage
 from mllmseg.models.sam import Sam
 from mllmseg.structures import Superpixels
@@ -34,6 +35,8 @@ WHOLE_BONUS = 0.05
 STABILITY_OFFSET = 1.0
 # Fewer low-res pixels than this are noise at a stride of 4.
 MIN_MASK_PIXELS = 60
+# Where points are decoded regardless of each other, on a GPU: about 20 MB of activations each.
+POINTS_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
@@ -88,17 +91,28 @@ class SuperpixelGenerator:
     Args:
         sam: its prompt encoder and mask decoder are folded at the first call, and again on another device.
         config: thresholds, partition, budget.
+
+    Attributes:
+        compiled: whether to decode by `torch.compile`: the same masks but for rounding, so no part of `config`.
     """
 
     def __init__(self, sam: Sam, config: SuperpixelConfig) -> None:
         self.sam = sam
         self.config = config
-        self._folded: tuple[torch.device, FoldedDecoder] | None = None
+        self.compiled = False
+        self._folded: tuple[tuple[torch.device, bool], FoldedDecoder] | None = None
 
     def decoder(self, device: torch.device) -> FoldedDecoder:
         """SAM's mask decoder, folded, on `device`, where `sam` must be too."""
-        if self._folded is None or self._folded[0] != device:
-            self._folded = device, FoldedDecoder(self.sam, getattr(torch, self.config.dtype))
+        key = device, self.compiled
+        if self._folded is None or self._folded[0] != key:
+            batch = POINTS_AT_ONCE if device.type == "cuda" else self.config.points_per_batch
+            self._folded = (
+                key,
+                FoldedDecoder(
+                    self.sam, getattr(torch, self.config.dtype), compiled_batch=batch if self.compiled else None
+                ),
+            )
         return self._folded[1]
 
     @torch.no_grad()
@@ -115,21 +129,29 @@ class SuperpixelGenerator:
         return self.partition(self.propose(image_embeddings, input_size))
 
     @torch.no_grad()
-    def propose(self, image_embeddings: Tensor, input_size: tuple[int, int]) -> MaskSet:
-        """The masks worth a region, best first, after suppression; on the device of the embeddings."""
-        decoder = self.decoder(image_embeddings.device)
-        image = decoder.fold_image(image_embeddings)
-        points = grid_points(input_size, self.config.points_per_side).to(image_embeddings.device)
-        coverage = self._coverage(input_size, points.device)
-        found = [_no_masks(low_res_size(input_size), points.device)]
-        while len(points):
-            batch, points = points[: self.config.points_per_batch], points[self.config.points_per_batch :]
-            masks, owners = self._decode(decoder, image, batch, input_size)
-            found.append(masks)
-            if coverage is not None and len(points):
-                coverage.add(batch, masks.masks, owners)
-                points = points[~coverage.covers(points)]
-        return suppress(_concatenate(found), self.config.nms_threshold)
+    def propose(self, image_embeddings: Tensor, input_size: tuple[int, int], *, at_once: bool | None = None) -> MaskSet:
+        """The masks worth a region, best first, after suppression; on the device of the embeddings.
+
+        Args:
+            image_embeddings: `[1, 256, 64, 64]`.
+            input_size: (height, width) of the valid window of SAM's input, in pixels.
+            at_once: decode all points and leave out afterwards what would not have been decoded. The same masks:
+                a GPU is done with all points sooner than a CPU has heard which of them are covered. None: on a GPU.
+        """
+        device = image_embeddings.device
+        points = grid_points(input_size, self.config.points_per_side).to(device)
+        image = self.decoder(device).fold_image(image_embeddings)
+        everything = self.config.max_covering_fraction is None
+        if at_once is None:
+            at_once = device.type == "cuda"
+        if at_once or everything:
+            size = POINTS_AT_ONCE if at_once else self.config.points_per_batch
+            found, owners = self._decode_all(image, points, size, input_size)
+            if not everything:
+                found = self._as_if_in_turn(found, owners, points)
+        else:
+            found = self._decode_in_turn(image, points, input_size)
+        return suppress(found, self.config.nms_threshold)
 
     def partition(self, found: MaskSet) -> Superpixels:
         """Masks to regions: the configured rule, then specks, uncovered areas, tiny regions, the budget."""
@@ -149,34 +171,69 @@ class SuperpixelGenerator:
         labels, origins = partition.split_to(labels.reshape(painted.shape), config.min_tokens)
         return partition.to_superpixels(labels, scores[values][origins])
 
-    def _coverage(self, input_size: tuple[int, int], device: torch.device) -> Coverage | None:
-        config = self.config
-        if config.max_covering_fraction is None:
-            return None
-        return Coverage(
-            low_res_size(input_size),
-            max_fraction=config.max_covering_fraction,
-            max_barren=config.max_barren_points,
-            same_iou=config.nms_threshold,
-            device=device,
-        )
-
-    def _decode(
-        self, decoder: FoldedDecoder, image: FoldedImage, points: Tensor, input_size: tuple[int, int]
+    def _decode_all(
+        self, image: FoldedImage, points: Tensor, size: int, input_size: tuple[int, int]
     ) -> tuple[MaskSet, Tensor]:
+        """Masks of all points `[P, 2]`, `size` points at a time, and which point each comes from."""
+        parts = [self._decode(image, part, input_size) for part in points.split(size)]
+        owners = torch.cat([owners + number * size for number, (_, owners) in enumerate(parts)])
+        return _concatenate([masks for masks, _ in parts]), owners
+
+    def _decode_in_turn(self, image: FoldedImage, points: Tensor, input_size: tuple[int, int]) -> MaskSet:
+        """Masks of those of the points `[P, 2]` that those before them do not cover."""
+        found = _no_masks(low_res_size(input_size), points.device)
+
+        def decode(batch: IntArray) -> tuple[IntArray, Facts]:
+            nonlocal found
+            masks, owners = self._decode(image, points[torch.from_numpy(batch)], input_size)
+            found = _concatenate([found, masks])
+            facts = describe(masks.masks, found.masks, points, self.config.nms_threshold)
+            return batch[owners.cpu().numpy()], facts
+
+        self._visit(len(points), decode)
+        return found
+
+    def _as_if_in_turn(self, found: MaskSet, owners: Tensor, points: Tensor) -> MaskSet:
+        """Of the masks of all points those that `_decode_in_turn` would have found."""
+        facts = describe(found.masks, found.masks, points, self.config.nms_threshold)
+        owner = owners.cpu().numpy()
+        used = np.zeros(0, dtype=np.int64)
+
+        def look_up(batch: IntArray) -> tuple[IntArray, Facts]:
+            nonlocal used
+            rows = np.flatnonzero(np.isin(owner, batch))
+            used = np.concatenate([used, rows])
+            return owner[rows], Facts(facts.contains[rows], facts.fractions[rows], facts.same[np.ix_(rows, used)])
+
+        self._visit(len(points), look_up)
+        return found.select(torch.from_numpy(used).to(owners.device))
+
+    def _visit(self, num_points: int, look: Callable[[IntArray], tuple[IntArray, Facts]]) -> None:
+        """Has batches of points looked at, `look` giving the owners and facts of their masks, until all are covered."""
+        config = self.config
+        assert config.max_covering_fraction is not None
+        coverage = Coverage(num_points, max_fraction=config.max_covering_fraction, max_barren=config.max_barren_points)
+        remaining = np.arange(num_points)
+        while len(remaining):
+            batch, remaining = np.split(remaining, [config.points_per_batch])
+            coverage.add(batch, *look(batch))
+            remaining = remaining[~coverage.covers()[remaining]]
+
+    def _decode(self, image: FoldedImage, points: Tensor, input_size: tuple[int, int]) -> tuple[MaskSet, Tensor]:
         """All masks of `points` `[P, 2]` that pass the filter, before suppression, and which point each comes from."""
         height, width = low_res_size(input_size)
+        decoder = self.decoder(points.device)
         states = decoder.attend(image, points)
         threshold = self.config.pred_iou_threshold - WHOLE_BONUS * torch.eye(3, device=points.device)[WHOLE]
         passing = states.iou_predictions[:, MULTIMASK] > threshold
-        prompts = passing.any(1)
-        if not prompts.any():
-            return _no_masks((height, width), points.device), prompts.nonzero()[:, 0]
+        prompts = passing.any(1).nonzero()[:, 0]  # as numbers: a GPU is waited for where a bool selects
+        if not len(prompts):
+            return _no_masks((height, width), points.device), prompts
         states, passing = states.select(prompts), passing[prompts]
         window = math.ceil(input_size[0] / SAM_EMBEDDING_STRIDE), math.ceil(input_size[1] / SAM_EMBEDDING_STRIDE)
         logits = decoder.upscale(states, window)[:, :, :height, :width]
         masks, rows = self._filter(logits, states.iou_predictions[:, MULTIMASK], passing)
-        return masks, prompts.nonzero()[:, 0][rows]
+        return masks, prompts[rows]
 
     def _filter(self, logits: Tensor, iou_predictions: Tensor, passing: Tensor) -> tuple[MaskSet, Tensor]:
         """Logits `[P, 3, h, w]` → the stable, not tiny masks among `passing` `[P, 3]`, and the row each comes from."""
@@ -186,7 +243,7 @@ class SuperpixelGenerator:
         outer = (logits > -STABILITY_OFFSET).flatten(1).sum(1)
         masks = logits > 0
         stable = inner > self.config.stability_threshold * outer
-        keep = stable & (masks.flatten(1).sum(1) > MIN_MASK_PIXELS)
+        keep = (stable & (masks.flatten(1).sum(1) > MIN_MASK_PIXELS)).nonzero()[:, 0]
         return MaskSet(masks[keep], scores[keep], levels[keep]), prompts[keep]
 
 

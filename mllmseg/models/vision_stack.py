@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -39,16 +41,43 @@ class VisionStack(nn.Module):
     @torch.no_grad()
     def encode_image(self, inputs: ImageInputs, clock: Stopwatch | None = None) -> ImageFeatures:
         """One preprocessed image → its features; `clock` takes the time of each stage."""
+        return self.encode_images([inputs], clock)[0]
+
+    @torch.no_grad()
+    def encode_images(self, inputs: Sequence[ImageInputs], clock: Stopwatch | None = None) -> list[ImageFeatures]:
+        """Several images at once, each with the features it would get alone.
+
+        Both encoders read a batch, the vision tower one for each size of input. Superpixels are made image by image:
+        a decoder's batch is full with the points of one. On a GPU that keeps small encoders busy; on a CPU it saves
+        nothing and takes memory (`mllmseg bench --suite growth`).
+        """
         clock = clock or Stopwatch()
         with clock.stage("image_encoder"):
-            image_embeddings = self.sam.encode_image(inputs.sam_pixels[None])
+            embeddings = self.sam.encode_image(torch.stack([item.sam_pixels for item in inputs])).split(1)
         with clock.stage("superpixels"):
-            superpixels = self.superpixel_generator(image_embeddings, inputs.input_size)
+            sizes = [item.input_size for item in inputs]
+            superpixels = [self.superpixel_generator(*pair) for pair in zip(embeddings, sizes, strict=True)]
         with clock.stage("vision_tower"):
-            patch_features = self.vision_tower.encode(
-                tower_pixels=inputs.tower_pixels[None], image_embeddings=image_embeddings, input_size=inputs.input_size
-            )[0].float()
-        return ImageFeatures(image_embeddings, superpixels, patch_features, inputs.input_size, inputs.original_size)
+            patch_features = self._look(inputs, embeddings)
+        return [
+            ImageFeatures(embedding, regions, patches, item.input_size, item.original_size)
+            for embedding, regions, patches, item in zip(embeddings, superpixels, patch_features, inputs, strict=True)
+        ]
+
+    def _look(self, inputs: Sequence[ImageInputs], embeddings: Sequence[Tensor]) -> list[Tensor]:
+        """`[C, h', w']` patch features of each image; those of one size go through the tower together."""
+        alike: dict[tuple[object, ...], list[int]] = {}
+        for place, item in enumerate(inputs):
+            alike.setdefault((item.tower_pixels.shape, item.input_size), []).append(place)
+        found: dict[int, Tensor] = {}
+        for places in alike.values():
+            features = self.vision_tower.encode(
+                tower_pixels=torch.stack([inputs[place].tower_pixels for place in places]),
+                image_embeddings=torch.cat([embeddings[place] for place in places]),
+                input_size=inputs[places[0]].input_size,
+            )
+            found.update(zip(places, features.float(), strict=True))
+        return [found[place] for place in range(len(inputs))]
 
     @torch.no_grad()
     def predict_boxes(self, image_embeddings: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:

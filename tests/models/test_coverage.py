@@ -4,17 +4,34 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mllmseg.models.coverage import Coverage
+from mllmseg.models.coverage import Coverage, describe
 
 SIZE = (20, 20)  # low-res pixels, four SAM input pixels each
 
 
-def coverage(**changes: Any) -> Coverage:
-    settings: dict[str, Any] = {"max_fraction": 0.1, "max_barren": 2, "same_iou": 0.7, "device": torch.device("cpu")}
-    return Coverage(SIZE, **(settings | changes))
+class Seen:
+    """Coverage of a grid that consists of the points added and, after them, those asked for."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.settings: dict[str, Any] = {"max_fraction": 0.1, "max_barren": 2, **changes}
+        self.steps: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def add(self, points: Tensor, masks: Tensor, owners: Tensor) -> None:
+        self.steps.append((points, masks, owners))
+
+    def covers(self, asked: Tensor) -> Tensor:
+        grid = torch.cat([*(points for points, _, _ in self.steps), asked])
+        seen, first, before = Coverage(len(grid), **self.settings), 0, torch.zeros(0, *SIZE, dtype=torch.bool)
+        for points, masks, owners in self.steps:
+            before = torch.cat([before, masks])
+            facts = describe(masks, before, grid, same_iou=0.7)
+            seen.add(first + np.arange(len(points)), first + owners.numpy(), facts)
+            first += len(points)
+        return torch.from_numpy(seen.covers()[first:])
 
 
 def box(y0: int, x0: int, y1: int, x1: int) -> Tensor:
@@ -31,19 +48,19 @@ def at(*pixels: tuple[int, int]) -> Tensor:
 SMALL, LARGE, EVERYTHING = box(0, 0, 6, 6), box(0, 0, 20, 10), at((3, 3), (15, 5), (5, 15))
 
 
-def add(seen: Coverage, point: tuple[int, int], *masks: Tensor) -> None:
+def add(seen: Seen, point: tuple[int, int], *masks: Tensor) -> None:
     found = torch.stack([SMALL, *masks])[1:]
     seen.add(at(point), found, torch.zeros(len(found), dtype=torch.int64))
 
 
 def test_a_small_mask_covers_at_once_and_a_large_one_does_not() -> None:
-    seen = coverage()
+    seen = Seen()
     add(seen, (3, 3), SMALL, LARGE)
     assert seen.covers(EVERYTHING).tolist() == [True, False, False]
 
 
 def test_a_large_mask_covers_when_enough_points_on_it_gave_nothing_new() -> None:
-    seen = coverage()
+    seen = Seen()
     add(seen, (3, 3), SMALL, LARGE)
     add(seen, (17, 5), LARGE)
     assert seen.covers(EVERYTHING).tolist() == [True, False, False]
@@ -52,7 +69,7 @@ def test_a_large_mask_covers_when_enough_points_on_it_gave_nothing_new() -> None
 
 
 def test_points_elsewhere_and_points_with_news_do_not_count() -> None:
-    seen = coverage()
+    seen = Seen()
     add(seen, (3, 3), LARGE)
     for column in (12, 13, 14):
         add(seen, (3, column))
@@ -62,7 +79,7 @@ def test_points_elsewhere_and_points_with_news_do_not_count() -> None:
 
 
 def test_points_of_a_batch_know_those_before_them() -> None:
-    together, apart = coverage(), coverage()
+    together, apart = Seen(), Seen()
     points, masks = [(3, 3), (17, 5), (17, 2)], [LARGE, LARGE, LARGE]
     together.add(at(*points), torch.stack(masks), torch.arange(3))
     for point, mask in zip(points, masks, strict=True):
@@ -71,13 +88,13 @@ def test_points_of_a_batch_know_those_before_them() -> None:
 
 
 def test_never_given_up() -> None:
-    seen = coverage(max_barren=None)
+    seen = Seen(max_barren=None)
     for column in range(8):
         add(seen, (3, column), LARGE)
     assert not seen.covers(EVERYTHING).any()
 
 
 def test_points_on_the_edge_belong_to_the_last_pixel() -> None:
-    seen = coverage()
+    seen = Seen()
     add(seen, (19, 19), box(17, 17, 20, 20))
     assert seen.covers(torch.tensor([[80.0, 80.0], [79.9, 79.9]])).all()

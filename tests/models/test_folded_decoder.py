@@ -52,11 +52,14 @@ def test_double_precision_agrees_to_rounding(random_sam):
     """What is left in float32 is rounding, not algebra."""
     sam = copy.deepcopy(random_sam)
     embeddings = torch.randn(1, 256, 64, 64, generator=torch.Generator().manual_seed(2))
-    sparse = sam.embed_points(POINTS[:2, None], torch.ones(2, 1)).double()
-    encoding, dense = sam.get_dense_pe().double(), sam.no_mask_dense(2).double()
     decoder = FoldedDecoder(sam, torch.float64)
+    sparse = decoder.embed(POINTS[:2])  # in float32, as the original is: the rest is compared in float64
+    torch.testing.assert_close(sparse, sam.embed_points(POINTS[:2, None], torch.ones(2, 1)), atol=1e-6, rtol=0)
+    encoding, dense = sam.get_dense_pe().double(), sam.no_mask_dense(2).double()
     states = decoder.attend(decoder.fold_image(embeddings), POINTS[:2])
-    masks, ious = sam.mask_decoder.double()(embeddings.double(), encoding, sparse, dense, multimask_output=True)
+    masks, ious = sam.mask_decoder.double()(
+        embeddings.double(), encoding, sparse.double(), dense, multimask_output=True
+    )
     torch.testing.assert_close(decoder.upscale(states), masks, atol=1e-9, rtol=0)
     torch.testing.assert_close(states.iou_predictions[:, 1:].double(), ious, atol=1e-6, rtol=0)  # given in float32
 

@@ -1,5 +1,3 @@
-from unittest import mock
-
 import numpy as np
 import pytest
 import torch
@@ -107,15 +105,34 @@ def test_skipping_covered_points_costs_less_and_finds_the_same_large_things(
     for name, fraction in (("all", None), ("some", 0.1)):
         config = SuperpixelConfig(points_per_side=8, max_covering_fraction=fraction)
         generator = SuperpixelGenerator(mobile_sam, config)
-        decoder = generator.decoder(torch.device("cpu"))
-        with mock.patch.object(decoder, "attend", wraps=decoder.attend) as attend:
-            found[name] = generator.propose(astronaut_embeddings, astronaut.input_size)
-        decoded[name] = sum(len(call.args[1]) for call in attend.call_args_list)
+        found[name] = generator.propose(astronaut_embeddings, astronaut.input_size)
+        decoded[name] = generator.decoder(torch.device("cpu")).points_decoded
     assert decoded["all"] == 64
     assert decoded["some"] < 40
     sure = found["all"].select((found["all"].scores > 0.95) & (found["all"].masks.flatten(1).float().mean(1) > 0.02))
     matched = sum(any(iou(mask, other) > 0.8 for other in found["some"].masks) for mask in sure.masks)
     assert matched >= 0.7 * len(sure.masks)
+
+
+@pytest.mark.parametrize(("fraction", "barren"), [(0.1, 2), (0.1, None), (1.0, None)])
+def test_all_points_at_once_give_the_masks_of_points_in_turn(
+    mobile_sam, astronaut, astronaut_embeddings, fraction, barren
+):
+    """As a GPU does it: everything decoded first, then left out what would not have been decoded."""
+    config = SuperpixelConfig(
+        points_per_side=6, max_covering_fraction=fraction, max_barren_points=barren, points_per_batch=3, dtype="float32"
+    )
+    generator = SuperpixelGenerator(mobile_sam, config)
+    decoder = generator.decoder(torch.device("cpu"))
+    in_turn = generator.propose(astronaut_embeddings, astronaut.input_size)
+    assert 3 <= decoder.points_decoded < 30
+    before = decoder.points_decoded
+    at_once = generator.propose(astronaut_embeddings, astronaut.input_size, at_once=True)
+    assert decoder.points_decoded - before == 36
+    assert len(at_once.masks) == len(in_turn.masks) > 3
+    assert at_once.levels.tolist() == in_turn.levels.tolist()
+    torch.testing.assert_close(at_once.scores, in_turn.scores, atol=1e-5, rtol=0)
+    assert (at_once.masks == in_turn.masks).float().mean() > 0.9999
 
 
 def test_half_precision_finds_the_same_masks(mobile_sam, astronaut, astronaut_embeddings):
