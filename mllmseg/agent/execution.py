@@ -157,6 +157,8 @@ class PlanRun:
         if candidates and candidates[0].candidate is not None and self.mode is Mode.STRICT:
             offer = Offer(candidates[0].candidate, candidates[0].phrase)
             explained += " Shall I show that instead?"
+        # A mask that is not what was asked for is not called so either, shown or offered.
+        named = {*shown, *([offer.mask] if offer else [])}
         edits = [item.edit for item in self.results if isinstance(item, EditResult)]
         return Final(
             text=" ".join(part for part in (text, explained) if part),
@@ -164,5 +166,5 @@ class PlanRun:
             topic=self.plan.topic,
             edit=edits[-1] if edits else "",
             offer=offer,
-            names=tuple(Offer(item.candidate, item.phrase) for item in self.explanations if item.candidate in shown),
+            names=tuple(Offer(item.candidate, item.phrase) for item in self.explanations if item.candidate in named),
         )

@@ -80,7 +80,7 @@ _LEAD = re.compile(
 _TRAIL = re.compile(
     r"(?:[\s,]+(?:please|thanks|thank you|for me|now|instead|again|once more|if (?:you can|possible)"
     r"|in (?:this|the) (?:picture|image|photo|scene)|here)|,\s*(?:right|correct|ok|okay|yes|no)"
-    r"|\s*[.?!,;:。？！…]+)$",
+    r"|[\s,]+(?:and|or|plus)|\s*[.?!,;:。？！…]+)$",
     re.IGNORECASE,
 )
 _ALSO = re.compile(r"(?:and|also|plus|add|too)\b[,:]?\s+(?:also\s+|add\s+)?|(?P<end>[,\s]+(?:too|as well|also))$", re.I)

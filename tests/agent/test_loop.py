@@ -110,6 +110,7 @@ def test_the_closest_candidate_is_offered_and_shown_only_when_asked_for(agent, s
     assert reply.masks == ()
     assert reply.offer is not None
     assert reply.offer.phrase == "the car"
+    assert reply.session.mask(reply.offer.mask).phrase == "the car"  # not "the red car": it is none
     assert (shown(talk(agent, reply.session, "yes please")) == region(0)).all()
     assert talk(agent, reply.session, "the ball").offer is None
 
