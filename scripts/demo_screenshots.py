@@ -105,8 +105,8 @@ def show_conversation(page: Any) -> None:
 
 def show_absent(page: Any) -> None:
     """Something that is not there, and the closest thing offered."""
-    send(page, "is there a bicycle?", "photographer.jpg")
-    send(page, "the red camera")
+    send(page, "is there a bicycle?", "coffee.jpg")
+    send(page, "the blue cup")
 
 
 def show_superpixels(page: Any) -> None:

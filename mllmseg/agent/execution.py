@@ -150,6 +150,8 @@ class PlanRun:
         if self.plan.intent == "talk" and not shown and all(isinstance(item, Spoken) for item in self.results):
             return Final(text, topic=self.plan.topic, keep=True)
         explained = " ".join(item.text for item in self.explanations)
+        if self.plan.intent == "others" and not any(found.share for found in wanted):  # none at all, or none but it
+            return Final("I see no other one.", topic=self.plan.topic)
         if self.plan.intent == "exists" and self.explanations and not shown:
             explained = f"No. {explained}"
         candidates = [item for item in self.explanations if item.candidate is not None and item.candidate not in shown]

@@ -42,8 +42,8 @@ class Plan:
     """What to do.
 
     Attributes:
-        intent: what kind of answer is wanted: show, exists, count, measure, compare, distance, edit, where, verify,
-            talk; or a command to the session: say, undo, reset, hide, accept.
+        intent: what kind of answer is wanted: show, others, exists, count, measure, compare, distance, edit, where,
+            verify, talk; or a command to the session: say, undo, reset, hide, accept.
         steps: calls of tools; `$1` is the mask of the first step, `m1` one of the session.
         show: masks to show, as in `steps`.
         text: what to say, where the plan itself knows.

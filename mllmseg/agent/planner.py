@@ -88,7 +88,9 @@ class RulePlanner:
         if plan.intent == "say":
             return Final(plan.text, keep=True, topic=session.topic)
         if plan.intent == "why":
-            return Final(reasons(session.exchanges[-1:]), keep=True, topic=session.topic, offer=session.offer)
+            # "Yes" and "undo" took no step: what is asked about is the answer before.
+            worked = [item for item in session.exchanges if item.trace.steps]
+            return Final(reasons(worked[-1:]), keep=True, topic=session.topic, offer=session.offer)
         if plan.intent == "accept":
             assert session.offer is not None
             offer = session.offer

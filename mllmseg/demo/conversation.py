@@ -115,7 +115,7 @@ class Talk:
     def check_room(self, message: str) -> None:
         """Raises DataError where one more message is too much."""
         if len(message) > MAX_MESSAGE:
-            raise DataError(f"that message has {len(message)} characters; up to {MAX_MESSAGE} are read")
+            raise DataError(f"that message has {len(message)} characters; up to {MAX_MESSAGE} are read; shorten it")
         if len(self.session.exchanges) >= MAX_TURNS or len(self.session.masks) >= MAX_MASKS:
             raise DataError("this conversation has become very long; start a new one")
 

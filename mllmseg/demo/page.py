@@ -34,6 +34,7 @@ HEADING = """# mllmseg
 Talk to a picture: see **what** was meant, **where** it is and **why**, or get an honest no."""
 WELCOME = """<div class="welcome"><b>Drop a picture and ask.</b>Several things, exceptions, “not that one”, how many,
 how big, “blur the rest”, “the free space left of the car”. In any words.</div>"""
+NAME_DARK = "() => { document.querySelector('#dark').setAttribute('aria-label', 'Light or dark'); }"
 DARK = "() => { document.body.classList.toggle('dark'); }"
 
 
@@ -95,6 +96,7 @@ def build_page(loader: Loader, *, threshold: float, exports: Path) -> gr.Blocks:
         parts = _Parts(talk, chat, stage, *panels)
         _listen(loader, parts, controls, examples)
         dark.click(None, js=DARK)
+        page.load(None, js=NAME_DARK)
         _watch(loader, banner)
         api.add_endpoints(loader, threshold=threshold, limits=MODEL)
         page.unload(_forget_session(page))

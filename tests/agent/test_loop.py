@@ -81,6 +81,7 @@ def test_both_and_why(agent, session, region):
     assert "“the car” is blue, right" in why.text
     assert "Mode: strict" in why.text
     assert why.offer is not None
+    assert "P 0.05 that there is “the red car”" in talk(agent, session, "the red car", "yes", "why?").text, "before yes"
     assert "nothing to explain" in talk(agent, session, "why").text
 
 

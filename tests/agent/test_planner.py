@@ -150,10 +150,10 @@ FOLLOW_UPS = {
     "the red ones": "show: segment(the red dogs) -> $1",
     "the left": "show: segment(the left dog) -> $1",
     "the car next to it": "show: segment(the car next to the dog on the left) -> $1",
-    "not that one": "show: segment(the dogs); combine(difference, $1, m1) -> $2",
-    "no, the other one": "show: segment(the dogs); combine(difference, $1, m1) -> $2",
-    "that's wrong, I mean the other dog": "show: segment(the dogs); combine(difference, $1, m1) -> $2",
-    "that's wrong": "show: segment(the dogs); combine(difference, $1, m1) -> $2",
+    "not that one": "others: segment(the dogs); combine(difference, $1, m1) -> $2",
+    "no, the other one": "others: segment(the dogs); combine(difference, $1, m1) -> $2",
+    "that's wrong, I mean the other dog": "others: segment(the dogs); combine(difference, $1, m1) -> $2",
+    "that's wrong": "others: segment(the dogs); combine(difference, $1, m1) -> $2",
     "sorry, I meant the cat": "show: segment(the cat) -> $1",
     "switch to the right one": "show: segment(the right dog) -> $1",
     "not this one but the right one": "show: segment(the right dog) -> $1",
@@ -192,7 +192,7 @@ WITH_TWO = {
     "only the left one": "show: combine(union, m1, m2); pick($1, leftmost, the left car) -> $2",
     "the one on the right": "show: combine(union, m1, m2); pick($1, rightmost, the car on the right) -> $2",
     "which of them is on the left?": "show: combine(union, m1, m2); pick($1, leftmost, the car on the left) -> $2",
-    "the others": "show: segment(the cars); combine(difference, $1, m1, m2) -> $2",
+    "the others": "others: segment(the cars); combine(difference, $1, m1, m2) -> $2",
 }
 
 
