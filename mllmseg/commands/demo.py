@@ -55,6 +55,7 @@ def demo(
         return Agent(Segmenter.from_pretrained(model, device=device, dtype=dtype), planner=planner)
 
     signal.signal(signal.SIGTERM, _interrupt)
+    typer.echo("Opening the page; that takes some seconds.")
     try:
         with serving(load, address, threshold=threshold, own_model=model is None) as url:
             typer.echo(f"{url} is open; other agents connect to {url}gradio_api/mcp/. Ctrl+C ends it.")

@@ -233,11 +233,13 @@ def _banner(loader: Loader) -> str:
         return '<span class="pill ready" role="status">● model ready</span>'
     if not status.failed:
         return f'<span class="pill" role="status"><span class="spinner"></span>{escape(status.words)}</span>'
+    again = f" Tried {status.tries} times so far." if status.tries > 1 else ""
     return (
         '<div class="missing" role="alert"><h2>There is no model yet</h2>'
         f"<p>{escape(status.words)}</p><p>With a network, <code>mllmseg weights fetch</code> gets what is missing; "
         "<code>mllmseg doctor</code> says what else is wrong with this machine. Then: "
-        '<button type="button" data-do="retry">Try again</button></p></div>'
+        '<button type="button" data-do="retry">Try again</button>'
+        f"{again}</p></div>"
     )
 
 
