@@ -19,7 +19,7 @@ from typing import Annotated
 
 import torch
 import typer
-from random_model import FULL, SMALL, Encoder, Size, language_model, random_sam, real_sam, whole_model
+from random_model import FULL, SMALL, Encoder, Size, join_tokenizer, language_model, random_sam, real_sam, whole_model
 from roofline import HEADER, Roof, Row, count_waits, measure, measure_roof, weight_bytes
 from transformers import DynamicCache, LlamaForCausalLM
 
@@ -27,6 +27,7 @@ from mllmseg.config import SuperpixelConfig
 from mllmseg.data.transforms import load_image, preprocess
 from mllmseg.inference.segmenter import Segmenter
 from mllmseg.models.host import Host
+from mllmseg.models.mllm import Mllm
 from mllmseg.models.sam import Sam
 from mllmseg.models.superpixels import SuperpixelGenerator
 from mllmseg.structures import ImageInputs
@@ -57,10 +58,10 @@ def main(
         rows = encoders(size, place, inputs) + generators(sam, config, inputs, size)
         host = language_model(size, place)
         rows += prefill_and_decode(host, size, place)
-        waits = []
+        waits, mllm = [], join_tokenizer(host)
         for encoder in dict.fromkeys((size.encoders[0], size.encoders[-1])):
             own_sam, superpixels = (sam, config) if encoder == "tiny_vit" else random_sam(encoder, config, place)
-            found, waited = whole_questions(encoder, own_sam, superpixels, host, size, place)
+            found, waited = whole_questions(encoder, own_sam, superpixels, mllm, size, place)
             rows += found
             waits += waited
     text = page(place, roof, rows, waits, note, size)
@@ -152,10 +153,10 @@ def _after_prefix(
 
 
 def whole_questions(
-    encoder: Encoder, sam: Sam, superpixels: SuperpixelConfig, host: Host, size: Size, device: torch.device
+    encoder: Encoder, sam: Sam, superpixels: SuperpixelConfig, mllm: Mllm, size: Size, device: torch.device
 ) -> tuple[list[Row], list[str]]:
     """From a photo in memory to a mask: the first question, the next, many; and what the CPU waits for."""
-    segmenter = Segmenter(whole_model(encoder, sam, superpixels, host, size), device=device, threshold=0.0)
+    segmenter = Segmenter(whole_model(encoder, sam, superpixels, mllm, size), device=device, threshold=0.0)
     vision, photo = segmenter.model.vision, load_image(PHOTO)
     inputs = preprocess(photo, **vision.tower_input).to(device)
     many = [f"thing number {number}" for number in range(32 if size is FULL else 3)]

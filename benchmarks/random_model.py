@@ -15,7 +15,7 @@ from mllmseg.config import LanguageModelConfig, LoraConfig, ModelConfig, SamConf
 from mllmseg.errors import WeightsError
 from mllmseg.models.head import SegHead
 from mllmseg.models.host import Host
-from mllmseg.models.mllm import build_mllm
+from mllmseg.models.mllm import Mllm, build_mllm
 from mllmseg.models.mllmseg import MLLMSeg
 from mllmseg.models.pooling import GEOMETRY_DIM
 from mllmseg.models.projector import build_projector
@@ -103,8 +103,15 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return found
 
 
-def whole_model(encoder: Encoder, sam: Sam, superpixels: SuperpixelConfig, host: Host, size: Size) -> MLLMSeg:
-    """All stages around `sam` and `host`; projector, head and vision tower are random, too."""
+def join_tokenizer(host: Host) -> Mllm:
+    """The language model with a tokenizer of bytes; once only, since it puts a hook on the model."""
+    with TemporaryDirectory() as folder:
+        tokenizer().save_pretrained(folder)
+        return build_mllm(LanguageModelConfig(dtype="bfloat16", lora=LoraConfig(r=0)), folder, host)
+
+
+def whole_model(encoder: Encoder, sam: Sam, superpixels: SuperpixelConfig, mllm: Mllm, size: Size) -> MLLMSeg:
+    """All stages around `sam` and `mllm`; projector, head and vision tower are random, too."""
     full = size is FULL
     tower = VisionTowerConfig(
         checkpoint=None,
@@ -117,11 +124,7 @@ def whole_model(encoder: Encoder, sam: Sam, superpixels: SuperpixelConfig, host:
         sam=SamConfig(encoder=encoder, checkpoint=None),
         superpixels=superpixels,
         vision_tower=tower,
-        language_model=LanguageModelConfig(dtype="bfloat16", lora=LoraConfig(r=0)),
     )
-    with TemporaryDirectory() as folder:
-        tokenizer().save_pretrained(folder)
-        mllm = build_mllm(config.language_model, folder, host)
     vision = VisionStack(config, sam=sam, vision_tower=build_vision_tower(tower, dtype=torch.bfloat16))
     projector = build_projector(
         config.projector, in_channels=tower.hidden_size, out_channels=mllm.hidden_size, token_norm=1.0

@@ -196,12 +196,11 @@ class Segmenter:
                 outputs = [score_queries(self.model, self.encoder, scene, pack) for pack in packs]
             scores = torch.cat([output[1] for output in outputs]).tolist()  # a GPU is waited for once, not each time
             exists = [score >= threshold for score in scores]
+            accepted = [row for row, found in enumerate(exists) if found]
             head = HeadOutput(
                 torch.cat([output[0].superpixel_logits for output in outputs]),
                 torch.cat([output[0].prompt_embeddings for output in outputs]),
-            ).select(
-                torch.tensor([row for row, found in enumerate(exists) if found], dtype=torch.int64).to(self.device)
-            )
+            ).select(torch.tensor(accepted, dtype=torch.int64, device=self.device))
             masks, mask_scores = decode_masks(self.model, self._decoder, scene, head, clock)
         timings = scene.timings | {name: time / len(queries) for name, time in clock.milliseconds.items()}
         chosen = head.superpixel_logits.sigmoid().cpu()

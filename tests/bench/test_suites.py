@@ -30,6 +30,15 @@ def test_questions_projectors_and_tokens(segmenter: Segmenter) -> None:
 
 
 @pytest.mark.weights
+def test_photos_are_encoded_at_once(segmenter: Segmenter) -> None:
+    curves = suites.growth(segmenter, [PHOTO], megapixels=(0.3,))
+    amount, case = curves["photos encoded at once"][1]
+    found = case.run(0)
+    assert isinstance(found, list)
+    assert len(found) == amount == 2
+
+
+@pytest.mark.weights
 def test_a_peer_is_called_with_the_same_photos(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = suites.peer(segmenter, [PHOTO], "builtins:max")
     assert suite.cases[1].run(0)

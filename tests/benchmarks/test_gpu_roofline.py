@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -23,9 +24,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    sys.path.insert(0, str(BENCHMARKS))
-    import gpu_roofline
-
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        import gpu_roofline
     return gpu_roofline
 
 
@@ -72,11 +73,8 @@ def test_a_gpu_would_be_waited_for_as_often_for_many_points_as_for_few(roofline:
     for side in (2, 5):
         config = SuperpixelConfig(points_per_side=side, pred_iou_threshold=-9.0, stability_threshold=-1.0)
         generator = SuperpixelGenerator(sam, config)
-        waits.append(
-            roofline.count_waits(
-                lambda generator=generator: generator.propose(embeddings, (1024, 1024), at_once=True), CPU
-            )
-        )
+        propose = partial(generator.propose, embeddings, (1024, 1024), at_once=True)
+        waits.append(roofline.count_waits(propose, CPU))
     assert waits[0] == waits[1]
     assert 0 < sum(waits[0].values()) <= 4
 
