@@ -18,6 +18,7 @@ from mllmseg.commands.chat import chat
 from mllmseg.commands.data import data_app
 from mllmseg.commands.demo import demo
 from mllmseg.commands.export import export
+from mllmseg.commands.options import DeviceOption, DtypeOption, ModelOption, ThresholdOption
 from mllmseg.errors import MLLMSegError
 
 if TYPE_CHECKING:
@@ -132,12 +133,10 @@ def segment(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a query, one a line, and nothing else on stdout.")
     ] = False,
-    threshold: Annotated[float, typer.Option(help="A target exists where its probability reaches this.")] = 0.5,
-    device: Annotated[str, typer.Option(help="cuda, mps, cpu, or auto for the best there is.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="Of the language model: float32, bfloat16, or auto.")] = "auto",
-    model: Annotated[
-        str | None, typer.Option(help="A checkpoint folder or hub id instead of the model that comes along.")
-    ] = None,
+    threshold: ThresholdOption = 0.5,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    model: ModelOption = None,
 ) -> None:
     """Find what a sentence names in an image. Exit code 0 whether or not it is there, 2 for bad input."""
     warnings.simplefilter("ignore")  # the libraries' deprecations are no news to a user

@@ -91,7 +91,7 @@ def others(builder: Builder, _: Match) -> str:
     if not builder.focus or not noun:
         return builder.say(NOTHING_MEANT)
     builder.show.append(builder.others(noun))
-    return "show"
+    return "others"
 
 
 @RULES.on(r"(?:the |my |its )?other (?P<what>.+)")
@@ -101,7 +101,7 @@ def other(builder: Builder, match: Match) -> str:
     if not builder.focus or phrase.tails or phrase.adjectives:
         return ""
     builder.show.append(builder.others(phrase.noun))
-    return "show"
+    return "others"
 
 
 @RULES.on(r"not (?:that|this|it|these|those|him|her|them)(?: ones?)?,? (?:but|rather|instead)?,? ?(?P<what>.+)")

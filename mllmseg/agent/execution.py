@@ -150,6 +150,8 @@ class PlanRun:
         if self.plan.intent == "talk" and not shown and all(isinstance(item, Spoken) for item in self.results):
             return Final(text, topic=self.plan.topic, keep=True)
         explained = " ".join(item.text for item in self.explanations)
+        if self.plan.intent == "others" and not any(found.share for found in wanted):  # none at all, or none but it
+            return Final("I see no other one.", topic=self.plan.topic)
         if self.plan.intent == "exists" and self.explanations and not shown:
             explained = f"No. {explained}"
         candidates = [item for item in self.explanations if item.candidate is not None and item.candidate not in shown]
@@ -157,6 +159,8 @@ class PlanRun:
         if candidates and candidates[0].candidate is not None and self.mode is Mode.STRICT:
             offer = Offer(candidates[0].candidate, candidates[0].phrase)
             explained += " Shall I show that instead?"
+        # A mask that is not what was asked for is not called so either, shown or offered.
+        named = {*shown, *([offer.mask] if offer else [])}
         edits = [item.edit for item in self.results if isinstance(item, EditResult)]
         return Final(
             text=" ".join(part for part in (text, explained) if part),
@@ -164,5 +168,5 @@ class PlanRun:
             topic=self.plan.topic,
             edit=edits[-1] if edits else "",
             offer=offer,
-            names=tuple(Offer(item.candidate, item.phrase) for item in self.explanations if item.candidate in shown),
+            names=tuple(Offer(item.candidate, item.phrase) for item in self.explanations if item.candidate in named),
         )

@@ -42,8 +42,8 @@ class Plan:
     """What to do.
 
     Attributes:
-        intent: what kind of answer is wanted: show, exists, count, measure, compare, distance, edit, where, verify,
-            talk; or a command to the session: say, undo, reset, hide, accept.
+        intent: what kind of answer is wanted: show, others, exists, count, measure, compare, distance, edit, where,
+            verify, talk; or a command to the session: say, undo, reset, hide, accept.
         steps: calls of tools; `$1` is the mask of the first step, `m1` one of the session.
         show: masks to show, as in `steps`.
         text: what to say, where the plan itself knows.
@@ -80,7 +80,7 @@ _LEAD = re.compile(
 _TRAIL = re.compile(
     r"(?:[\s,]+(?:please|thanks|thank you|for me|now|instead|again|once more|if (?:you can|possible)"
     r"|in (?:this|the) (?:picture|image|photo|scene)|here)|,\s*(?:right|correct|ok|okay|yes|no)"
-    r"|\s*[.?!,;:。？！…]+)$",
+    r"|[\s,]+(?:and|or|plus)|\s*[.?!,;:。？！…]+)$",
     re.IGNORECASE,
 )
 _ALSO = re.compile(r"(?:and|also|plus|add|too)\b[,:]?\s+(?:also\s+|add\s+)?|(?P<end>[,\s]+(?:too|as well|also))$", re.I)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Generator
 from typing import Protocol
 
@@ -36,7 +37,7 @@ class Planner(Protocol):
 
 def make_plan(message: str, context: Context = Context()) -> Plan:
     """The plan for a message."""
-    message = " ".join(message.split())
+    message = " ".join(_said(message).split())
     builder = Builder(context, (*EDIT_RULES, *SMALL_TALK, *QUESTIONS, *RULES))
     intent = ""
     for clause in CLAUSE.split(message):
@@ -47,6 +48,17 @@ def make_plan(message: str, context: Context = Context()) -> Plan:
         return Plan("say", text="Say what to look for. " + HELP, topic=context.topic)
     topic = builder.topic or context.topic
     return Plan(intent, tuple(builder.steps), tuple(dict.fromkeys(builder.show)), builder.text, topic)
+
+
+def _said(message: str) -> str:
+    """A message without emoji and control characters, which name nothing; as it stands where nothing else is in it."""
+    kept = "".join(" " if _is_ornament(letter) else letter for letter in message)
+    return kept if any(letter.isalnum() for letter in kept) else message
+
+
+def _is_ornament(letter: str) -> bool:
+    emoji = letter > "\x7f" and unicodedata.category(letter) in ("So", "Sk")  # signs, and the tones of their skin
+    return emoji or letter == "\ufe0f" or letter < " "
 
 
 def _is_punctuation(letter: str) -> bool:
@@ -76,7 +88,9 @@ class RulePlanner:
         if plan.intent == "say":
             return Final(plan.text, keep=True, topic=session.topic)
         if plan.intent == "why":
-            return Final(reasons(session.exchanges[-1:]), keep=True, topic=session.topic, offer=session.offer)
+            # "Yes" and "undo" took no step: what is asked about is the answer before.
+            worked = [item for item in session.exchanges if item.trace.steps]
+            return Final(reasons(worked[-1:]), keep=True, topic=session.topic, offer=session.offer)
         if plan.intent == "accept":
             assert session.offer is not None
             offer = session.offer

@@ -64,13 +64,23 @@ def count_of(builder: Builder, match: Match) -> str:
 
 
 @QUESTIONS.on(
+    r"(?P<count>count|how many(?: (?:are|is) (?:there|here))?)|measure|how (?:big|large)",
+)
+def of_what_was_found(builder: Builder, match: Match) -> str:
+    """A question that leaves out what was found."""
+    if not builder.focus:
+        return builder.say(NOTHING_MEANT)
+    return _measure(builder, list(builder.focus), "count" if match["count"] else "measure")
+
+
+@QUESTIONS.on(
     r"(?:how many|count|(?:what is |what's |tell me |give me )?(?:the )?(?:total )?number of)(?: of)? (?P<what>.+?)"
     r"(?: (?:are|is|do|can)(?: (?:there|you|we|i|here|visible|in).*)?)?"
 )
 def count(builder: Builder, match: Match) -> str:
     """How many things of a kind."""
     what = match["what"]
-    if re.fullmatch(r"(?:are|is) (?:there|here)|them|these|those|it", what, re.IGNORECASE) and builder.focus:
+    if re.fullmatch(r"them|these|those|it", what, re.IGNORECASE) and builder.focus:
         names = list(builder.focus)
     else:
         names = [_all_of(builder, item) for item in split_things(what)]

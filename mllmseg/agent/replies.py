@@ -81,7 +81,7 @@ def _shown(intent: str, masks: Sequence[Found]) -> str:
     if not masks:
         return ""
     names = [_name(item.phrase) for item in masks]
-    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    listed = _listed(names)
     several = len(masks) > 1 or is_plural(parse_phrase(masks[0].phrase).noun)
     empty = [_name(item.phrase) for item in masks if not item.share]
     if len(empty) == len(masks):
@@ -91,14 +91,19 @@ def _shown(intent: str, masks: Sequence[Found]) -> str:
     return f"{'Here are' if several else 'Here is'} {listed}, {_extent(masks)}."
 
 
+def _listed(items: Sequence[str]) -> str:
+    return " and ".join(part for part in (", ".join(items[:-1]), items[-1]) if part)
+
+
 def _name(phrase: str) -> str:
     return f"“{phrase}”"
 
 
 def _extent(masks: Sequence[Found]) -> str:
     first = masks[0]
-    where = f", {first.place}" if len(masks) == 1 and first.place else ""
-    return f"{', '.join(f'{item.share:.1%}' for item in masks)} of the picture{where}"
+    # Of what fills most of the picture, its middle says nothing.
+    where = f", {first.place}" if len(masks) == 1 and first.place and first.share < 0.5 else ""
+    return f"{_listed([f'{item.share:.1%}' for item in masks])} of the picture{where}"
 
 
 def _counts(measured: Sequence[Measurement]) -> str:
@@ -135,7 +140,8 @@ def _judged(item: Verdict) -> str:
 
 def _edited(item: EditResult) -> str:
     said = _DONE[item.op].format(x=_name(item.phrase), c=item.colour)
-    return f"{said} Every pixel outside is untouched." if not item.op.endswith("_rest") else said
+    elsewhere = item.op == "cut_out" or item.op.endswith("_rest")
+    return said if elsewhere else f"{said} Every pixel outside is untouched."
 
 
 def _placed(item: Place) -> str:

@@ -74,6 +74,7 @@ class MaskRecord:
         mask: `[H, W]` bool, read-only; empty where nothing was found.
         score: P(what was asked for exists), 1 for masks computed from others.
         exists: whether it was found.
+        existed: whether it was at any threshold so far.
         answer: the model's own answer at threshold 0, None for masks that did not come from a question.
     """
 
@@ -83,7 +84,13 @@ class MaskRecord:
     mask: Mask = field(repr=False, compare=False)
     score: float
     exists: bool
+    existed: bool
     answer: Segmentation | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def is_below(self) -> bool:
+        """Whether it is an answer whose score does not reach the threshold."""
+        return self.answer is not None and not self.exists
 
 
 @dataclass(frozen=True)
@@ -163,7 +170,7 @@ class Session:
     def visible(self) -> tuple[MaskRecord, ...]:
         """The masks that are to be drawn on the current picture, in the order in which they were shown."""
         records = (self.mask(name) for name in self.shown)
-        return tuple(record for record in records if record.picture == self.current)
+        return tuple(record for record in records if record.picture == self.current and not record.is_below)
 
     def mask(self, name: str) -> MaskRecord:
         """A mask by its id. Raises DataError where there is none."""
@@ -188,9 +195,9 @@ class Session:
         """
         if picture not in {item.id for item in self.pictures}:
             raise DataError(f"there is no picture '{picture}'; known: {', '.join(item.id for item in self.pictures)}")
-        shown = [record for record in map(self.mask, self.shown) if record.picture == picture]
-        focus = tuple(record.id for record in shown)
-        return replace(self, current=picture, focus=focus, topic=shown[-1].phrase if shown else "", offer=None)
+        turned = replace(self, current=picture, offer=None)
+        shown = turned.visible
+        return replace(turned, focus=tuple(record.id for record in shown), topic=shown[-1].phrase if shown else "")
 
     def add_mask(self, phrase: str, mask: Mask, *, score: float = 1.0, exists: bool | None = None) -> Self:
         """Adds a mask of the current picture as the last of `masks`, not shown yet."""
@@ -212,15 +219,12 @@ class Session:
     def redecide(self, threshold: float) -> Self:
         """Asks of every answer anew whether its thing exists. Nothing is computed but this.
 
-        What begins to exist is shown, what ceases to is not. Masks made of others stay as they were made.
+        What exists for the first time is shown; what ceases to is not until it exists again, and then as it was, shown
+        or hidden. Masks made of others stay as they were made.
         """
         masks = tuple(_decided(item, threshold) for item in self.masks)
-        appeared = [new.id for old, new in zip(self.masks, masks, strict=True) if new.exists and not old.exists]
-        vanished = [new.id for old, new in zip(self.masks, masks, strict=True) if old.exists and not new.exists]
-        shown = tuple(dict.fromkeys((*self.shown, *appeared)))
-        return replace(
-            self, masks=masks, threshold=threshold, shown=tuple(name for name in shown if name not in vanished)
-        )
+        new = [now.id for before, now in zip(self.masks, masks, strict=True) if now.existed and not before.existed]
+        return replace(self, masks=masks, threshold=threshold, shown=tuple(dict.fromkeys((*self.shown, *new))))
 
     def remove_mask(self, name: str) -> Self:
         """Forgets a mask. Raises DataError where there is none of that id."""
@@ -237,7 +241,7 @@ class Session:
         self, phrase: str, mask: Mask, score: float, exists: bool, answer: Segmentation | None = None
     ) -> MaskRecord:
         number = 1 + max((int(item.id[1:]) for item in self.masks), default=0)
-        return MaskRecord(f"m{number}", self.picture.id, phrase, mask, score, exists, answer)
+        return MaskRecord(f"m{number}", self.picture.id, phrase, mask, score, exists, exists, answer)
 
     def add_edit(self, op: str, image: Image.Image) -> Self:
         """Adds an edited version of the current picture."""
@@ -280,4 +284,4 @@ def _decided(record: MaskRecord, threshold: float) -> MaskRecord:
     union = record.answer.union.cpu().numpy()
     mask = np.array(union, dtype=bool) if exists else np.zeros_like(union, dtype=bool)
     mask.setflags(write=False)
-    return replace(record, mask=mask, exists=exists)
+    return replace(record, mask=mask, exists=exists, existed=record.existed or exists)

@@ -94,6 +94,14 @@ def go_on(builder: Builder, _: Match) -> str:
     return builder.say("Say what to do next. " + HELP)
 
 
+@SMALL_TALK.on(
+    r"(?:(?:find|show|mark|segment|select)(?: me)? )?(?:everything|all (?:of it|things|objects))",
+)
+def everything(builder: Builder, _: Match) -> str:
+    """More than can be marked."""
+    return builder.say("Everything is too much to mark at once. " + HELP)
+
+
 @SMALL_TALK.on(r"(?:good)?bye.*|see you.*|exit|quit")
 def part(builder: Builder, _: Match) -> str:
     """A farewell."""

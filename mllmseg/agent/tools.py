@@ -236,7 +236,9 @@ def where(session: Session, asked: WhereArguments) -> tuple[Session, Place]:
 def talk(session: Session, asked: TalkArguments) -> tuple[Session, Spoken]:
     """Asks the picture's own language model a question that wants words; it may point at something too."""
     messages = []
-    for exchange in session.exchanges[-TALK_TURNS:]:
+    # Only what it said itself: a small model takes the agent's sentences, numbers and all, for a pattern to continue.
+    said = [item for item in session.exchanges if any(step.tool == "talk" for step in item.trace.steps)]
+    for exchange in said[-TALK_TURNS:]:
         messages += [_say("user", exchange.message), _say("assistant", exchange.answer)]
     messages.append(_say("user", asked.message))
     answer = session.picture.segmenter.chat(messages, threshold=session.threshold)

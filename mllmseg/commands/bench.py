@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mllmseg.commands.options import DeviceOption, ModelOption
 from mllmseg.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ def bench(
     compiled: Annotated[bool, typer.Option("--compile", help="Measure superpixels by torch.compile, too.")] = False,
     megapixels: Annotated[str, typer.Option(help="Image sizes to grow through.")] = "0.3,1,4,12,50",
     peer: Annotated[str | None, typer.Option(help="MODULE:FUNCTION(image, question) of somebody else's.")] = None,
-    device: Annotated[str, typer.Option(help="cuda, mps, cpu, or auto for the best there is.")] = "auto",
-    model: Annotated[str | None, typer.Option(help="A checkpoint folder or hub id.")] = None,
+    device: DeviceOption = "auto",
+    model: ModelOption = None,
 ) -> None:
     """Measure speed and memory on this machine, interleaved, and print a table."""
     chosen = tuple(suite or SUITES)

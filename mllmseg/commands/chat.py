@@ -13,6 +13,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mllmseg.commands.options import (
+    LLM_KEY,
+    DeviceOption,
+    DtypeOption,
+    LlmModelOption,
+    LlmUrlOption,
+    ModelOption,
+    ThresholdOption,
+)
 from mllmseg.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -20,7 +29,6 @@ if TYPE_CHECKING:
     from mllmseg.agent.planner import Planner
     from mllmseg.agent.session import Session
 
-LLM_KEY = "MLLMSEG_LLM_KEY"
 _HELP = """/open FILE      one more picture; it becomes the one that is talked about
 /pictures       all pictures of this conversation
 /picture 2      back to the second one (its number or its name)
@@ -45,21 +53,12 @@ def chat(
     lenient: Annotated[
         bool, typer.Option("--lenient/--strict", help="Show the closest thing where nothing fits, or only offer it.")
     ] = False,
-    threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="A thing exists where its probability reaches this.")
-    ] = 0.5,
-    llm_url: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Plan by a language model at this OpenAI-compatible address; its key comes from ${LLM_KEY}."
-        ),
-    ] = None,
-    llm_model: Annotated[str | None, typer.Option(help="The language model's name there.")] = None,
-    device: Annotated[str, typer.Option(help="cuda, mps, cpu, or auto for the best there is.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="Of the language model: float32, bfloat16, or auto.")] = "auto",
-    model: Annotated[
-        str | None, typer.Option(help="A checkpoint folder or hub id instead of the model that comes along.")
-    ] = None,
+    threshold: ThresholdOption = 0.5,
+    llm_url: LlmUrlOption = None,
+    llm_model: LlmModelOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    model: ModelOption = None,
 ) -> None:
     """Talk about pictures: find, exclude, count, measure, edit, ask back. Exit code 2 for bad input."""
     warnings.simplefilter("ignore")  # the libraries' deprecations are no news to a user

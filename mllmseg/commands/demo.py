@@ -9,6 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mllmseg.commands.options import (
+    DeviceOption,
+    DtypeOption,
+    LlmModelOption,
+    LlmUrlOption,
+    ModelOption,
+    ThresholdOption,
+)
 from mllmseg.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,18 +30,12 @@ def demo(
         str | None, typer.Option(help="user:password that visitors need; also from $MLLMSEG_DEMO_AUTH.")
     ] = None,
     root_path: Annotated[str | None, typer.Option(help="The path that a proxy serves the page under.")] = None,
-    threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="A thing exists where its probability reaches this.")
-    ] = 0.5,
-    llm_url: Annotated[
-        str | None, typer.Option(help="Plan by a language model at this OpenAI-compatible address.")
-    ] = None,
-    llm_model: Annotated[str | None, typer.Option(help="The language model's name there.")] = None,
-    device: Annotated[str, typer.Option(help="cuda, mps, cpu, or auto for the best there is.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="Of the language model: float32, bfloat16, or auto.")] = "auto",
-    model: Annotated[
-        str | None, typer.Option(help="A checkpoint folder or hub id instead of the model that comes along.")
-    ] = None,
+    threshold: ThresholdOption = 0.5,
+    llm_url: LlmUrlOption = None,
+    llm_model: LlmModelOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    model: ModelOption = None,
 ) -> None:
     """Talk about pictures in the browser; also for programs (gradio_client) and other agents (MCP)."""
     warnings.simplefilter("ignore")  # the libraries' deprecations are no news to a user
@@ -53,6 +55,7 @@ def demo(
         return Agent(Segmenter.from_pretrained(model, device=device, dtype=dtype), planner=planner)
 
     signal.signal(signal.SIGTERM, _interrupt)
+    typer.echo("Opening the page; that takes some seconds.")
     try:
         with serving(load, address, threshold=threshold, own_model=model is None) as url:
             typer.echo(f"{url} is open; other agents connect to {url}gradio_api/mcp/. Ctrl+C ends it.")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mllmseg.commands.group import DefaultCommand
+from mllmseg.commands.options import DeviceOption, DtypeOption, ThresholdOption
 from mllmseg.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -62,12 +63,12 @@ def predict(
         str | None,
         typer.Option("--checkpoint", "--model", help="A checkpoint folder or hub id; none: our own."),
     ] = None,
-    device: Annotated[str, typer.Option(help="cuda, mps, cpu, or auto for the best there is.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="Of the language model: float32, bfloat16, or auto.")] = "auto",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     threads: Annotated[
         int | None, typer.Option(help="Of the CPU. The same number, the same bytes: shards should agree.", min=1)
     ] = None,
-    threshold: Annotated[float, typer.Option(help="A target exists where its probability reaches this.")] = 0.5,
+    threshold: ThresholdOption = 0.5,
     progress: ProgressOption = None,
 ) -> None:
     """Answer every sentence of a dataset: one JSON line a query, in the dataset's order.

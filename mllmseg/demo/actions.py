@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mllmseg.agent.loop import Agent
@@ -13,11 +12,27 @@ from mllmseg.demo import conversation
 from mllmseg.demo.conversation import POINTERS, VIEWS, Talk
 from mllmseg.demo.examples import EXAMPLES, photo_path
 from mllmseg.demo.loading import Loader
-from mllmseg.demo.uploads import read_upload
+from mllmseg.demo.uploads import Upload, read_upload
 from mllmseg.errors import DataError, MLLMSegError
 
-# While something is under way: the conversation so far, what was asked, what is being done about it.
-Progress = tuple[Talk, str, str]
+
+@dataclass(frozen=True)
+class Progress:
+    """Something is under way.
+
+    Attributes:
+        talk: the conversation so far.
+        text: what was asked.
+        words: what is being done about it.
+        picture: what is being looked at for the first time.
+    """
+
+    talk: Talk
+    text: str
+    words: str
+    picture: Upload | None = None
+
+
 WAIT = 0.5  # seconds between two looks at a model that is being loaded
 
 
@@ -37,8 +52,9 @@ def send(loader: Loader, talk: Talk, text: str, files: list[str]) -> Iterator[Pr
         talk.check_room(text)
         agent = yield from _agent(loader, talk, text)
         for path in files:
-            yield talk, text, f"Looking at {Path(path).name}"
-            talk = talk.add_picture(agent, read_upload(path))
+            upload = read_upload(path)
+            yield Progress(talk, text, f"Looking at {upload.name}", upload)
+            talk = talk.add_picture(agent, upload)
         if not talk.session.pictures:
             yield talk.say("user", text).say(
                 "assistant", "Drop a picture into the message box first, or take an example."
@@ -135,14 +151,14 @@ def _agent(loader: Loader, talk: Talk, text: str) -> Generator[Progress, None, A
     while not (status := loader.status).ready:
         if status.failed:
             raise MLLMSegError(f"there is no model: {status.words}")
-        yield talk, text, status.words
+        yield Progress(talk, text, status.words)
         loader.wait(WAIT)
     return loader.agent
 
 
 def _relay(talk: Talk, text: str, answer: Iterator[str | Talk]) -> Iterator[Progress | Talk]:
     for item in answer:
-        yield (talk, text, item) if isinstance(item, str) else item
+        yield Progress(talk, text, item) if isinstance(item, str) else item
 
 
 def _seen(talk: Talk) -> str:

@@ -54,7 +54,10 @@ def _message(talk: Talk, line: Line) -> dict[str, Any]:
     exchange = session.exchanges[line.exchange]
     records = [record for record in session.masks if record.id in exchange.trace.shown]
     palette = colours(session)
-    text = _coloured(exchange.answer, {record.phrase: palette[record.phrase] for record in records})
+    # An answer keeps the words it was given in, a mask may have been renamed since.
+    words = {step.result.get("mask"): step.result.get("phrase") for step in exchange.trace.steps}
+    names = [(name, record) for record in records for name in (words.get(record.id), record.phrase) if name]
+    text = _coloured(exchange.answer, {name: palette[record.phrase] for name, record in names})
     chips = "".join(_chip(record, palette[record.phrase]) for record in records)
     return {"role": "assistant", "content": _bubble(text) + (f'<span class="chips">{chips}</span>' if chips else "")}
 

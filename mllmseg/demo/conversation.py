@@ -115,7 +115,7 @@ class Talk:
     def check_room(self, message: str) -> None:
         """Raises DataError where one more message is too much."""
         if len(message) > MAX_MESSAGE:
-            raise DataError(f"that message has {len(message)} characters; up to {MAX_MESSAGE} are read")
+            raise DataError(f"that message has {len(message)} characters; up to {MAX_MESSAGE} are read; shorten it")
         if len(self.session.exchanges) >= MAX_TURNS or len(self.session.masks) >= MAX_MASKS:
             raise DataError("this conversation has become very long; start a new one")
 
@@ -174,7 +174,7 @@ def change(agent: Agent, talk: Talk, op: str, colour: str | None = None) -> Iter
 class _ByHand:
     """A plan of one call that a visitor made with the pointer."""
 
-    name = "by hand"
+    name = "hand"
 
     def __init__(self, call: Call, conclude: Callable[[Result], Final]) -> None:
         self.call = call
@@ -258,7 +258,8 @@ def _work(agent: Agent, talk: Talk, message: str, planner: Planner, *, shown_as:
 
 def _answered(talk: Talk, reply: Reply, message: str) -> Talk:
     lines = (*talk.lines, Line("user", message), Line("assistant", exchange=len(reply.session.exchanges) - 1))
-    shown = reply.session.focus or tuple(record.id for record in reply.masks)
+    visible = [record.id for record in reply.masks]
+    shown = [name for name in reply.session.focus if name in visible] or visible
     return Talk(
         session=replace(reply.session, previous=None),  # undo is the conversation's, which knows more
         lines=lines,

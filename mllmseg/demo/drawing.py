@@ -17,6 +17,7 @@ from mllmseg.agent import regions
 from mllmseg.agent.session import MaskRecord, Picture, Session
 from mllmseg.demo.conversation import Talk
 from mllmseg.demo.outline import outline
+from mllmseg.demo.uploads import Upload
 from mllmseg.inference.visualize import color
 
 PAGE_SIDE = 1280  # pixels of the longer side of what is sent to a page
@@ -52,8 +53,8 @@ def draw_stage(talk: Talk) -> str:
     session = talk.session
     if not session.pictures:
         return (
-            '<div class="empty"><div class="big" aria-hidden="true">◩</div><p><b>No picture yet.</b> Drop one into the '
-            "message box, or take one of the examples.</p></div>"
+            '<button type="button" class="empty"><span class="big" aria-hidden="true">◩</span><b>Choose a picture, or '
+            "drop it here</b><span>Then ask. Or take one of the examples below.</span></button>"
         )
     picture = session.picture
     layers = {"masks": _masks, "regions": _regions}.get(talk.view, lambda _: "")(talk)
@@ -70,10 +71,19 @@ def draw_stage(talk: Talk) -> str:
     )
 
 
+def draw_looking(upload: Upload) -> str:
+    """A picture that the model is looking at for the first time, which takes seconds."""
+    name = escape(upload.name, quote=True)
+    return (
+        f'<div class="frame looking"><img alt="{name}" src="{data_uri(upload.image)}">'
+        f'<span class="pill"><span class="spinner"></span><bdi>Looking at {name}</bdi></span></div>'
+    )
+
+
 def _base(talk: Talk) -> Image.Image:
     session = talk.session
     edits = [item for item in session.edits if item.picture == session.current]
-    if talk.view == "original" or not edits:
+    if talk.view in ("original", "regions") or not edits:  # regions are those of the picture as the model saw it
         return session.picture.image
     return edits[-1].image if talk.view == "result" else session.canvas
 

@@ -27,7 +27,7 @@ class Example:
 EXAMPLES = (
     Example("coffee.jpg", "the cup and the spoon", "several things"),
     Example("astronaut.jpg", "everything except the person", "exclusion"),
-    Example("photographer.jpg", "the red camera", "another colour"),
+    Example("coffee.jpg", "the blue cup", "another colour"),
     Example("photographer.jpg", "is there a bicycle?", "not there"),
     Example("officer.jpg", "blur everything except the person", "an edit"),
     Example("photographer.jpg", "how big is the man?", "measuring"),

@@ -20,11 +20,13 @@ class Status:
         ready: questions can be answered.
         words: what to tell a visitor meanwhile, or why there is no model.
         failed: it will not become ready by itself.
+        tries: how often loading was begun.
     """
 
     ready: bool
     words: str
     failed: bool = False
+    tries: int = 1
 
 
 class Loader:
@@ -43,6 +45,7 @@ class Loader:
         self._agent: Agent | None = None
         self._failure = ""
         self._since = 0.0
+        self._tries = 0
 
     def start(self) -> None:
         """Begins to load; once more after a failure, and not at all where it is done or under way."""
@@ -50,6 +53,7 @@ class Loader:
             if self._agent is not None or (self._thread is not None and self._thread.is_alive()):
                 return
             self._failure = ""
+            self._tries += 1
             self._since = time.monotonic()
             self._thread = threading.Thread(target=self._run, name="load-model", daemon=True)
             self._thread.start()
@@ -84,7 +88,7 @@ class Loader:
         if self._agent is not None:
             return Status(True, "ready")
         if self._failure:
-            return Status(False, self._failure, failed=True)
+            return Status(False, self._failure, failed=True, tries=self._tries)
         seconds = time.monotonic() - self._since if self._since else 0.0
         return Status(False, f"{self._doing()} ({seconds:.0f} s)")
 

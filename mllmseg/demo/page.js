@@ -30,7 +30,25 @@ function point(place, pointer) {
   trigger("work", { work: "point", ...place, inside: pointer === "add" });
 }
 
+// A picture may be dropped onto the stage, or chosen by a click on it while it is empty: both end in the message box.
+const inbox = () => document.querySelector("#message input[type=file]");
+
+function drop(event) {
+  if (!element.closest("#stage") || !event.dataTransfer?.types.includes("Files")) return;
+  event.preventDefault();
+  const stage = element.closest("#stage");
+  stage.classList.toggle("dropping", event.type === "dragover");
+  if (event.type !== "drop" || !inbox()) return;
+  const files = new DataTransfer();
+  for (const file of event.dataTransfer.files) files.items.add(file);
+  inbox().files = files.files;
+  inbox().dispatchEvent(new Event("change", { bubbles: true }));
+  document.querySelector("#message textarea").focus();
+}
+for (const kind of ["dragover", "dragleave", "drop"]) element.addEventListener(kind, drop);
+
 element.addEventListener("click", (event) => {
+  if (event.target.closest("button.empty")) return inbox()?.click();
   const button = event.target.closest("[data-do], [data-work]");
   if (button && button.tagName === "BUTTON") {
     if (button.dataset.do) trigger("act", { do: button.dataset.do, value: button.dataset.value ?? "" });

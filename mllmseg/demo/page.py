@@ -15,7 +15,7 @@ import gradio as gr
 from mllmseg.demo import actions, api
 from mllmseg.demo.chat import messages, pending
 from mllmseg.demo.conversation import Talk
-from mllmseg.demo.drawing import draw_stage
+from mllmseg.demo.drawing import draw_looking, draw_stage
 from mllmseg.demo.examples import examples_html
 from mllmseg.demo.exports import write_exports
 from mllmseg.demo.loading import Loader
@@ -34,7 +34,23 @@ HEADING = """# mllmseg
 Talk to a picture: see **what** was meant, **where** it is and **why**, or get an honest no."""
 WELCOME = """<div class="welcome"><b>Drop a picture and ask.</b>Several things, exceptions, “not that one”, how many,
 how big, “blur the rest”, “the free space left of the car”. In any words.</div>"""
+NAME_DARK = "() => { document.querySelector('#dark').setAttribute('aria-label', 'Light or dark'); }"
 DARK = "() => { document.body.classList.toggle('dark'); }"
+
+
+# The tabs under picture and chat, each with what draws it.
+PANELS = {"Masks": masks_panel, "Edit": edit_panel, "Superpixels": regions_panel, "Why": why_panel}
+
+
+@dataclass(frozen=True)
+class _Controls:
+    """What a visitor writes and sets."""
+
+    box: gr.MultimodalTextbox
+    mode: gr.Radio
+    slider: gr.Slider
+    undo: gr.Button
+    fresh: gr.Button
 
 
 @dataclass(frozen=True)
@@ -73,49 +89,50 @@ def build_page(loader: Loader, *, threshold: float, exports: Path) -> gr.Blocks:
                 examples = _part("examples", examples_html())
             with gr.Column(scale=5, min_width=320):
                 chat = _chatbot()
-                box = gr.MultimodalTextbox(
-                    file_types=["image"],
-                    file_count="multiple",
-                    placeholder="Drop a picture, ask in any words …",
-                    show_label=False,
-                    label="Message",
-                    elem_id="message",
-                    max_plain_text_length=100_000,
-                )
-                with gr.Row(elem_id="settings"):
-                    mode = gr.Radio(
-                        ["strict", "lenient"],
-                        value="strict",
-                        label="Where nothing fits",
-                        elem_id="mode",
-                    )
-                    slider = gr.Slider(0, 1, value=threshold, step=0.01, label="Threshold (P)", elem_id="threshold")
-                with gr.Row(elem_id="buttons"):
-                    undo = gr.Button("↶ Undo", size="sm", elem_id="undo")
-                    fresh = gr.Button("✕ New conversation", size="sm", elem_id="new")
-        with gr.Tabs(elem_id="panels"):
-            with gr.Tab("Masks", elem_id="tab-masks"):
-                masks = _part("masks", masks_panel(Talk()))
-            with gr.Tab("Edit", elem_id="tab-edit"):
-                edits = _part("edits", edit_panel(Talk()))
-            with gr.Tab("Superpixels", elem_id="tab-regions"):
-                regions = _part("regions", regions_panel(Talk()))
-            with gr.Tab("Why", elem_id="tab-why"):
-                why = _part("why", why_panel(Talk()))
-            with gr.Tab("Export", elem_id="tab-export"):
-                gr.Markdown(
-                    "What is marked on the picture now: a PNG mask a phrase, overlay, cut-out, COCO, RLE, traces."
-                )
-                export = gr.Button("Make the files", elem_id="export", size="sm")
-                files = gr.File(label="Files", file_count="multiple", interactive=False, elem_id="files")
-        parts = _Parts(talk, chat, stage, masks, edits, regions, why)
-        _listen(loader, parts, box, mode, slider, [undo, fresh], examples)
-        export.click(lambda talk: _export(talk, exports), talk, files, api_visibility="private", **LIGHT)
+                controls = _controls(threshold)
+        with gr.Tabs(elem_id="panels", overflow_behavior="wrap"):
+            panels = [_panel(name, draw(Talk())) for name, draw in PANELS.items()]
+            _export_panel(talk, exports)
+        parts = _Parts(talk, chat, stage, *panels)
+        _listen(loader, parts, controls, examples)
         dark.click(None, js=DARK)
+        page.load(None, js=NAME_DARK)
         _watch(loader, banner)
         api.add_endpoints(loader, threshold=threshold, limits=MODEL)
         page.unload(_forget_session(page))
     return page
+
+
+def _controls(threshold: float) -> _Controls:
+    box = gr.MultimodalTextbox(
+        file_types=["image"],
+        file_count="multiple",
+        placeholder="Ask in any words …",
+        show_label=False,
+        label="Message",
+        elem_id="message",
+        max_plain_text_length=100_000,
+    )
+    with gr.Row(elem_id="settings"):
+        mode = gr.Radio(["strict", "lenient"], value="strict", label="Where nothing fits", elem_id="mode")
+        slider = gr.Slider(0, 1, value=threshold, step=0.01, label="Threshold (P)", elem_id="threshold")
+    with gr.Row(elem_id="buttons"):
+        undo = gr.Button("↶ Undo", size="sm", elem_id="undo", min_width=100)
+        fresh = gr.Button("✕ New conversation", size="sm", elem_id="new", min_width=100)
+    return _Controls(box, mode, slider, undo, fresh)
+
+
+def _panel(name: str, html: str) -> gr.HTML:
+    with gr.Tab(name, elem_id=f"tab-{name.lower()}"):
+        return _part(name.lower(), html)
+
+
+def _export_panel(talk: gr.State, exports: Path) -> None:
+    with gr.Tab("Export", elem_id="tab-export"):
+        gr.Markdown("What is marked on the picture now: a PNG mask a phrase, overlay, cut-out, COCO, RLE, traces.")
+        export = gr.Button("Make the files", elem_id="export", size="sm")
+        files = gr.File(label="Files", file_count="multiple", interactive=False, elem_id="files")
+    export.click(lambda talk: _export(talk, exports), talk, files, api_visibility="private", **LIGHT)
 
 
 def _part(name: str, html: str) -> gr.HTML:
@@ -129,7 +146,7 @@ def _chatbot() -> gr.Chatbot:
         label="Conversation",
         elem_id="chat",
         latex_delimiters=[],
-        buttons=["copy_all"],
+        buttons=[],
         allow_tags=False,
         feedback_options=None,
         layout="bubble",
@@ -139,8 +156,7 @@ def _chatbot() -> gr.Chatbot:
 
 def _draw(talk: Talk) -> tuple[Any, ...]:
     """All parts for a new state."""
-    panels = (masks_panel(talk), edit_panel(talk), regions_panel(talk), why_panel(talk))
-    return talk, messages(talk), draw_stage(talk), *panels
+    return talk, messages(talk), draw_stage(talk), *(draw(talk) for draw in PANELS.values())
 
 
 def _stream(steps: Iterator[actions.Progress | Talk]) -> Iterator[tuple[Any, ...]]:
@@ -150,23 +166,18 @@ def _stream(steps: Iterator[actions.Progress | Talk]) -> Iterator[tuple[Any, ...
         if isinstance(step, Talk):
             yield _draw(step)
             continue
-        talk, text, words = step
-        stage = draw_stage(talk) if len(talk.session.pictures) != pictures else gr.skip()
-        pictures = len(talk.session.pictures)
-        yield (gr.skip(), pending(talk, text, words), stage, *[gr.skip()] * 4)
+        stage = gr.skip()
+        if step.picture is not None:
+            stage, pictures = draw_looking(step.picture), -1
+        elif len(step.talk.session.pictures) != pictures:
+            stage, pictures = draw_stage(step.talk), len(step.talk.session.pictures)
+        yield (gr.skip(), pending(step.talk, step.text, step.words), stage, *[gr.skip()] * 4)
 
 
-def _listen(
-    loader: Loader,
-    parts: _Parts,
-    box: gr.MultimodalTextbox,
-    mode: gr.Radio,
-    slider: gr.Slider,
-    buttons: list[gr.Button],
-    examples: gr.HTML,
-) -> None:
+def _listen(loader: Loader, parts: _Parts, controls: _Controls, examples: gr.HTML) -> None:
     """Joins what visitors do to what is done."""
-    settings: list[Any] = [parts.talk, mode, slider]
+    box = controls.box
+    settings: list[Any] = [parts.talk, controls.mode, controls.slider]
 
     def submit(value: dict[str, Any], talk: Talk | None, mode: str, threshold: float) -> Iterator[tuple[Any, ...]]:
         empty = {"text": "", "files": []}
@@ -194,15 +205,13 @@ def _listen(
     for part in (parts.stage, parts.masks, parts.edits, parts.regions, examples):
         part.work(work, settings, outputs, trigger_mode="once", **busy)
         part.act(act, settings, outputs, trigger_mode="multiple", **LIGHT, **hidden)
-    slider.input(settle, settings, outputs, trigger_mode="always_last", **LIGHT, **hidden)
-    mode.input(settle, settings, outputs, **LIGHT, **hidden)
-    undo, fresh = buttons
-    undo.click(
+    controls.slider.input(settle, settings, outputs, trigger_mode="always_last", **LIGHT, **hidden)
+    controls.mode.input(settle, settings, outputs, **LIGHT, **hidden)
+    controls.undo.click(
         lambda talk, mode, threshold: _draw(actions.act(actions.settle(talk, mode, threshold), {"do": "undo"})),
         settings, outputs, **LIGHT, **hidden,
     )  # fmt: skip
-    for start_over in (fresh.click, parts.chat.clear):
-        start_over(lambda: _draw(Talk()), None, outputs, **LIGHT, **hidden)
+    controls.fresh.click(lambda: _draw(Talk()), None, outputs, **LIGHT, **hidden)
 
 
 def _export(talk: Talk | None, exports: Path) -> list[str]:
@@ -224,11 +233,13 @@ def _banner(loader: Loader) -> str:
         return '<span class="pill ready" role="status">● model ready</span>'
     if not status.failed:
         return f'<span class="pill" role="status"><span class="spinner"></span>{escape(status.words)}</span>'
+    again = f" Tried {status.tries} times so far." if status.tries > 1 else ""
     return (
         '<div class="missing" role="alert"><h2>There is no model yet</h2>'
         f"<p>{escape(status.words)}</p><p>With a network, <code>mllmseg weights fetch</code> gets what is missing; "
         "<code>mllmseg doctor</code> says what else is wrong with this machine. Then: "
-        '<button type="button" data-do="retry">Try again</button></p></div>'
+        '<button type="button" data-do="retry">Try again</button>'
+        f"{again}</p></div>"
     )
 
 

@@ -42,8 +42,17 @@ def masks_panel(talk: Talk) -> str:
     if not talk.session.masks:
         return _nothing("Masks of all questions gather here. Switch them on and off, rename them, correct them.")
     palette = colours(talk.session)
-    rows = "".join(_row(talk, record, palette[record.phrase]) for record in reversed(talk.session.masks))
-    return f'<ul class="masks">{rows}</ul>'
+    found = [record for record in reversed(talk.session.masks) if record.exists]
+    missed = [record for record in reversed(talk.session.masks) if not record.exists]
+    rows = "".join(_row(talk, record, palette[record.phrase]) for record in found)
+    listed = f'<ul class="masks">{rows}</ul>' if found else ""
+    if not missed:
+        return listed
+    rows = "".join(_row(talk, record, palette[record.phrase]) for record in missed)
+    return (
+        f'{listed}<details class="missed"><summary>{len(missed)} not found at this threshold</summary>'
+        f'<ul class="masks">{rows}</ul></details>'
+    )
 
 
 def _row(talk: Talk, record: MaskRecord, index: int) -> str:
@@ -148,13 +157,17 @@ def _trace(number: int, trace: Trace, *, is_open: bool) -> str:
     total = sum(step.milliseconds for step in trace.steps)
     return (
         f"<details{' open' if is_open else ''}><summary><span dir='auto'>{escape(trace.message)}</span> "
-        f'<span class="quiet">{len(trace.steps)} steps, {total:,.0f} ms</span></summary>'
+        f'<span class="quiet">{_steps(trace)}, {total:,.0f} ms</span></summary>'
         f'<p class="quiet">Planned by {escape(trace.planner)}, {trace.mode} mode.</p>{notes}'
         f'<ol class="steps">{steps}</ol>'
         f"<p dir='auto'>{escape(trace.answer)}</p>"
         f'<p><a download="trace-{number}.json" href="data:application/json;base64,{packed}">Save as JSON</a></p>'
         "</details>"
     )
+
+
+def _steps(trace: Trace) -> str:
+    return "1 step" if len(trace.steps) == 1 else f"{len(trace.steps)} steps"
 
 
 def _step(step: Step) -> str:

@@ -101,6 +101,11 @@ def _launch_options(address: Address) -> dict[str, Any]:
         block_title_background_fill_dark="transparent",
         block_title_text_color="*body_text_color_subdued",
         block_title_text_color_dark="*body_text_color_subdued",
+        # Quiet, but with the contrast of 4.5 to 1 that text needs.
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
         block_title_text_weight="500",
         block_title_padding="0",
     )

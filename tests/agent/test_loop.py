@@ -81,6 +81,7 @@ def test_both_and_why(agent, session, region):
     assert "“the car” is blue, right" in why.text
     assert "Mode: strict" in why.text
     assert why.offer is not None
+    assert "P 0.05 that there is “the red car”" in talk(agent, session, "the red car", "yes", "why?").text, "before yes"
     assert "nothing to explain" in talk(agent, session, "why").text
 
 
@@ -110,6 +111,7 @@ def test_the_closest_candidate_is_offered_and_shown_only_when_asked_for(agent, s
     assert reply.masks == ()
     assert reply.offer is not None
     assert reply.offer.phrase == "the car"
+    assert reply.session.mask(reply.offer.mask).phrase == "the car"  # not "the red car": it is none
     assert (shown(talk(agent, reply.session, "yes please")) == region(0)).all()
     assert talk(agent, reply.session, "the ball").offer is None
 

@@ -73,9 +73,12 @@ def test_a_threshold_is_applied_anew_to_answers_that_were_given(session, segment
     assert (record.exists, record.score) == (True, 0.9)
     known = known.show([record.id])
     gone = known.redecide(0.95)
-    assert (gone.masks[0].exists, gone.masks[0].mask.any(), gone.shown, gone.threshold) == (False, False, (), 0.95)
+    assert (gone.masks[0].exists, gone.masks[0].mask.any(), gone.visible, gone.threshold) == (False, False, (), 0.95)
     back = gone.redecide(0.5)
-    assert back.shown == (record.id,)
+    assert back.visible == back.masks
+    hidden = known.show([]).redecide(0.95).redecide(0.5)
+    assert (hidden.visible, hidden.masks) == ((), known.masks), "what was hidden stays hidden"
+    assert session.add_answer(answer, 0.95).redecide(0.5).shown == (record.id,), "what was not found is shown then"
     assert (back.masks[0].mask == record.mask).all()
 
 

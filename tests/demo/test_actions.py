@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mllmseg.agent.loop import Agent
-from mllmseg.demo.actions import act, send, settle, try_example, work
+from mllmseg.demo.actions import Progress, act, send, settle, try_example, work
 from mllmseg.demo.conversation import Talk
 from mllmseg.demo.examples import EXAMPLES
 from mllmseg.demo.loading import Loader
@@ -30,6 +30,13 @@ def test_several_pictures_in_one_message(loader: Loader, settled: Settled, examp
     assert talk.session.current == "p2"
     assert "regions" in talk.lines[-1].text
     assert act(talk, {"do": "picture", "value": "p1"}).session.current == "p1"
+
+
+def test_a_picture_is_there_to_see_before_the_model_has_seen_it(loader: Loader, examples: Path) -> None:
+    step = next(iter(send(loader, Talk(), "the tower", [str(examples / "tower.jpg")])))
+    assert isinstance(step, Progress)
+    assert step.picture is not None
+    assert step.words == "Looking at tower.jpg"
 
 
 def test_a_broken_picture_is_an_answer(loader: Loader, settled: Settled, cup: Talk, tmp_path: Path) -> None:

@@ -114,6 +114,10 @@ def test_an_edit_changes_the_region_alone(
     assert (before[mask] != after[mask]).any()
 
 
+def test_nothing_hidden_is_selected(agent: Agent, cup: Talk, settled: Settled) -> None:
+    assert settled(ask(agent, cup, "the zeppelin")).selected == ""
+
+
 def test_an_edit_wants_a_mask(agent: Agent, coffee: Talk) -> None:
     with pytest.raises(DataError, match="choose a mask"):
         list(change(agent, coffee, "blur"))

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
 
-from mllmseg.demo.conversation import Talk
-from mllmseg.demo.drawing import colours, data_uri, draw_stage
+from mllmseg.agent.loop import Agent
+from mllmseg.demo.conversation import Talk, change
+from mllmseg.demo.drawing import colours, data_uri, draw_looking, draw_stage
+from mllmseg.demo.uploads import Upload
 
 pytestmark = pytest.mark.weights
 NASTY = '"><img src=x onerror=alert(1)> ${y} {{z}}'
@@ -20,7 +24,22 @@ def svg_of(html: str) -> ElementTree.Element:
 
 
 def test_the_empty_page_says_what_to_do() -> None:
-    assert "Drop one" in draw_stage(Talk())
+    assert "Choose a picture, or drop it here" in draw_stage(Talk())
+
+
+def test_a_picture_is_shown_while_it_is_looked_at() -> None:
+    html = draw_looking(Upload(Image.new("RGB", (8, 8)), NASTY))
+    assert 'src="data:image/jpeg' in html
+    assert "<img src=x" not in html
+
+
+def test_regions_are_drawn_on_the_picture_that_was_cut(agent: Agent, cup: Talk, settled: Callable[[Any], Talk]) -> None:
+    edited = settled(change(agent, cup, "recolour", "blue"))
+    base = [
+        svg_of(draw_stage(replace(edited, view=view))).find("image").attrib["href"]  # type: ignore[union-attr]
+        for view in ("regions", "original", "masks")
+    ]
+    assert base[0] == base[1] != base[2]
 
 
 def test_a_mask_is_a_path_that_tells_its_phrase(cup: Talk) -> None:

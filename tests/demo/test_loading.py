@@ -41,7 +41,7 @@ def test_says_what_is_being_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("error", [WeightsError("no network"), RuntimeError("out of memory")])
 def test_tells_of_a_failure_and_can_be_started_again(error: Exception) -> None:
-    outcomes: list[Any] = [error, Agent(Nothing())]  # type: ignore[arg-type]
+    outcomes: list[Any] = [error, error, Agent(Nothing())]  # type: ignore[arg-type]
 
     def load() -> Agent:
         outcome = outcomes.pop(0)
@@ -50,10 +50,12 @@ def test_tells_of_a_failure_and_can_be_started_again(error: Exception) -> None:
         return outcome
 
     loader = Loader(load)
-    loader.start()
-    loader.wait(10)
-    assert loader.status.failed
-    assert str(error) in loader.status.words
+    for tries in (1, 2):
+        loader.start()
+        loader.wait(10)
+        assert loader.status.failed
+        assert loader.status.tries == tries
+        assert str(error) in loader.status.words
     loader.start()
     loader.wait(10)
     assert loader.status.ready

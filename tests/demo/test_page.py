@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,11 +74,23 @@ def marked(page: Any) -> list[str]:
     return [item.get_attribute("data-tip").split(" · ")[0] for item in page.locator("#stage path.mask").all()]
 
 
+INSIDE = """path => {
+    path.scrollIntoView({ block: "center" });
+    const { x, y, width, height } = path.getBBox();
+    for (let i = 1; i < 20; i++) for (let j = 1; j < 20; j++) {
+        const point = new DOMPoint(x + width * i / 20, y + height * j / 20);
+        if (!path.isPointInFill(point)) continue;
+        const { x: left, y: top } = point.matrixTransform(path.getScreenCTM());
+        return [left, top];
+    }
+}"""
+
+
 def test_a_whole_conversation(visit: Any, examples: Path, tmp_path: Path) -> None:
     page = visit()
     say(page, "the cup", examples / "coffee.jpg")
     assert marked(page) == ["the cup"]
-    page.locator("#stage path.mask").hover()
+    page.mouse.move(*page.locator("#stage path.mask").evaluate(INSIDE))  # its middle may be a hole
     assert page.locator("#stage .tip").inner_text().startswith("the cup · ")
 
     say(page, "everything except the cup")
@@ -184,6 +197,28 @@ def test_without_a_mouse(visit: Any, examples: Path) -> None:
     assert "Corrected" in page.locator("#chat .bot-row").last.inner_text()
 
 
+DROP = """([name, text]) => {
+    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    const files = new DataTransfer();
+    files.items.add(new File([bytes], name, { type: "image/jpeg" }));
+    document.querySelector("#stage .empty").dispatchEvent(
+        new DragEvent("drop", { dataTransfer: files, bubbles: true, cancelable: true }));
+}"""
+
+
+def test_a_picture_may_be_dropped_or_chosen_where_it_will_stand(visit: Any, examples: Path) -> None:
+    page = visit()
+    with page.expect_file_chooser() as chooser:
+        page.locator("#stage .empty").press("Enter")
+    assert chooser.value.is_multiple()
+    page.evaluate(DROP, ["coffee.jpg", base64.b64encode((examples / "coffee.jpg").read_bytes()).decode()])
+    page.wait_for_selector("#message .thumbnails button")
+    page.keyboard.type("the cup")  # the message box has the focus
+    page.keyboard.press("Enter")
+    answered(page, 0)
+    assert marked(page) == ["the cup"]
+
+
 def test_on_a_phone_nothing_sticks_out(browser: Any, demo_url: str, examples: Path) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     page = context.new_page()
@@ -192,4 +227,11 @@ def test_on_a_phone_nothing_sticks_out(browser: Any, demo_url: str, examples: Pa
     page.wait_for_selector("#banner .ready")
     say(page, "the cup and the spoon", examples / "coffee.jpg")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.evaluate("scrollTo(0, 0)")
+    for part in ("#stage svg", "#chat", "#message"):
+        box = page.locator(part).bounding_box()
+        assert 0 <= box["y"] <= box["y"] + box["height"] <= 844, f"{part} is not on the first screen"
+    assert [tab.inner_text() for tab in page.get_by_role("tab").all() if tab.is_visible()] == [
+        "Masks", "Edit", "Superpixels", "Why", "Export",
+    ]  # fmt: skip
     context.close()

@@ -29,6 +29,14 @@ def test_the_list_has_a_row_a_mask(cup: Talk) -> None:
     assert "below the threshold" in masks_panel(cup.redecide(0.99))
 
 
+def test_what_was_not_found_stands_apart(agent: Agent, cup: Talk, settled: Callable[[Any], Talk]) -> None:
+    html = masks_panel(settled(ask(agent, cup, "the zeppelin")))
+    found, missed = html.split("<details")
+    assert found.count("<li") == 1
+    assert "1 not found at this threshold" in missed
+    assert missed.count("<li") == 1
+
+
 def test_what_strangers_write_stays_text(agent: Agent, coffee: Talk, settled: Callable[[Any], Talk], cup: Talk) -> None:
     named = cup.rename(cup.selected, NASTY)
     asked = settled(ask(agent, coffee, NASTY))
@@ -52,6 +60,7 @@ def test_superpixels_are_counted_against_patches(cup: Talk) -> None:
 def test_the_trace_can_be_saved_and_read_again(cup: Talk) -> None:
     html = why_panel(cup)
     assert "segment" in html
+    assert "1 step," in html
     packed = re.search(r"base64,([^\"]+)\">Save as JSON", html)
     assert packed is not None
     assert Trace.from_json(base64.b64decode(packed[1]).decode()) == cup.session.exchanges[-1].trace
