@@ -128,6 +128,7 @@ class SuperpixelConfig(Config):
     max_covering_fraction: float | None = pydantic.Field(0.1, ge=0, le=1)
     # Nor is one on a larger mask on which so many points have given nothing new; None decodes them all.
     max_barren_points: int | None = pydantic.Field(6, ge=1)
+    coarse_points: int = pydantic.Field(64, ge=0)  # but not of the grid's first so many points: 64 are every second one
     pred_iou_threshold: float = 0.80
     stability_threshold: float = 0.80
     nms_threshold: float = 0.70

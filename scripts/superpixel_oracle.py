@@ -36,6 +36,7 @@ SETTINGS = (
     "small masks cover: max_barren_points=null",
     "small masks cover, 10 barren points: max_barren_points=10",
     "default",
+    "small masks cover, 6 barren points, from the first: coarse_points=0",
     "small masks cover, 3 barren points: max_barren_points=3",
     "masks below a quarter cover: max_covering_fraction=0.25 max_barren_points=null",
     "any mask covers: max_covering_fraction=1",

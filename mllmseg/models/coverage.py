@@ -68,11 +68,14 @@ class Coverage:
         num_points: P.
         max_fraction: a mask of at most this share of the image covers the points on it.
         max_barren: a larger one does, too, once this many points on it gave no mask that was new; None: never.
+        coarse_points: but not the first so many points of the grid. A few of them may miss everything that lies on a
+            background, coins on a cloth for instance.
     """
 
-    def __init__(self, num_points: int, *, max_fraction: float, max_barren: int | None) -> None:
+    def __init__(self, num_points: int, *, max_fraction: float, max_barren: int | None, coarse_points: int) -> None:
         self._max_fraction = max_fraction
         self._max_barren = max_barren
+        self._coarse_points = coarse_points
         self._contains = np.zeros((0, num_points), dtype=bool)
         self._fractions = np.zeros(0, dtype=np.float32)
         self._owners = np.zeros(0, dtype=np.int64)
@@ -98,7 +101,8 @@ class Coverage:
 
     def covers(self) -> BoolArray:
         """`[P]`: nothing new is to be expected of these points."""
-        covering = self._fractions <= self._max_fraction
+        covered = np.any(self._contains[self._fractions <= self._max_fraction], axis=0)
         if self._max_barren is not None:
-            covering |= self._barren >= self._max_barren
-        return np.any(self._contains[covering], axis=0)
+            barren = np.any(self._contains[self._barren >= self._max_barren], axis=0)
+            covered[self._coarse_points :] |= barren[self._coarse_points :]
+        return covered

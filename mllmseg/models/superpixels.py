@@ -212,7 +212,12 @@ class SuperpixelGenerator:
         """Has batches of points looked at, `look` giving the owners and facts of their masks, until all are covered."""
         config = self.config
         assert config.max_covering_fraction is not None
-        coverage = Coverage(num_points, max_fraction=config.max_covering_fraction, max_barren=config.max_barren_points)
+        coverage = Coverage(
+            num_points,
+            max_fraction=config.max_covering_fraction,
+            max_barren=config.max_barren_points,
+            coarse_points=config.coarse_points,
+        )
         remaining = np.arange(num_points)
         while len(remaining):
             batch, remaining = np.split(remaining, [config.points_per_batch])

@@ -58,7 +58,7 @@ def test_a_photo_is_looked_at_once(segmenter: Segmenter, work: Counter[str]) -> 
     visual = len(segmenter.features.superpixels)
     assert work["encode_image"] == work["encode"] == 1
     # Of the 256 points of the grid only those that nothing covers yet, and of their masks only those that may pass.
-    assert 16 <= work["attend"] <= 96
+    assert 32 <= work["attend"] <= 96
     assert work["upscale"] <= work["attend"]
     assert work["tokens"] == scene_length(segmenter) <= visual + 40
 
@@ -72,9 +72,9 @@ def test_most_of_the_grid_is_never_decoded(segmenter: Segmenter, work: Counter[s
             embeddings = segmenter.model.vision.sam.encode_image(inputs.sam_pixels[None])
         segmenter.model.vision.superpixel_generator.propose(embeddings, inputs.input_size)
         decoded.append(work["attend"] - before)
-    # 44, 39 and 28 of 256 as this was written; some 190 each where points inside large masks are not given up.
-    assert min(decoded) >= 16
-    assert sum(decoded) <= 170
+    # 52, 70 and 57 of 256 as this was written; 137 to 204 where points inside large masks are not given up.
+    assert min(decoded) >= 32
+    assert sum(decoded) <= 210
 
 
 def scene_length(segmenter: Segmenter) -> int:

@@ -17,7 +17,7 @@ class Seen:
     """Coverage of a grid that consists of the points added and, after them, those asked for."""
 
     def __init__(self, **changes: Any) -> None:
-        self.settings: dict[str, Any] = {"max_fraction": 0.1, "max_barren": 2, **changes}
+        self.settings: dict[str, Any] = {"max_fraction": 0.1, "max_barren": 2, "coarse_points": 0, **changes}
         self.steps: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def add(self, points: Tensor, masks: Tensor, owners: Tensor) -> None:
@@ -98,3 +98,13 @@ def test_points_on_the_edge_belong_to_the_last_pixel() -> None:
     seen = Seen()
     add(seen, (19, 19), box(17, 17, 20, 20))
     assert seen.covers(torch.tensor([[80.0, 80.0], [79.9, 79.9]])).all()
+
+
+def test_the_coarse_points_are_given_up_for_small_masks_only() -> None:
+    """Else eight points that all miss the coins would be all that is ever asked about a cloth full of them."""
+    for coarse in (5, 6):  # three points are decoded: what is asked is the fourth, fifth and sixth
+        seen = Seen(coarse_points=coarse)
+        add(seen, (3, 3), SMALL, LARGE)
+        add(seen, (17, 5), LARGE)
+        add(seen, (17, 2))
+        assert seen.covers(at((3, 4), (5, 15), (15, 5))).tolist() == [True, False, coarse < 6]

@@ -1,3 +1,5 @@
+import pathlib
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mllmseg.config import SuperpixelConfig
-from mllmseg.data.transforms import preprocess
+from mllmseg.data.transforms import load_image, preprocess
 from mllmseg.models.superpixels import MaskSet, SuperpixelGenerator, grid_points, low_res_size, suppress
 
 FEW = {"points_per_side": 4}
@@ -103,7 +105,7 @@ def test_skipping_covered_points_costs_less_and_finds_the_same_large_things(
     decoded = {}
     found = {}
     for name, fraction in (("all", None), ("some", 0.1)):
-        config = SuperpixelConfig(points_per_side=8, max_covering_fraction=fraction)
+        config = SuperpixelConfig(points_per_side=8, max_covering_fraction=fraction, coarse_points=16)
         generator = SuperpixelGenerator(mobile_sam, config)
         found[name] = generator.propose(astronaut_embeddings, astronaut.input_size)
         decoded[name] = generator.decoder(torch.device("cpu")).points_decoded
@@ -120,7 +122,12 @@ def test_all_points_at_once_give_the_masks_of_points_in_turn(
 ):
     """As a GPU does it: everything decoded first, then left out what would not have been decoded."""
     config = SuperpixelConfig(
-        points_per_side=6, max_covering_fraction=fraction, max_barren_points=barren, points_per_batch=3, dtype="float32"
+        points_per_side=6,
+        max_covering_fraction=fraction,
+        max_barren_points=barren,
+        coarse_points=9,
+        points_per_batch=3,
+        dtype="float32",
     )
     generator = SuperpixelGenerator(mobile_sam, config)
     decoder = generator.decoder(torch.device("cpu"))
@@ -189,3 +196,11 @@ def test_suppression_keeps_what_only_a_suppressed_mask_overlaps():
 def test_suppression_of_nothing():
     empty = MaskSet(torch.zeros(0, 3, 4, dtype=torch.bool), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
     assert len(suppress(empty, 0.7).masks) == 0
+
+
+def test_small_things_on_a_large_cloth_are_found(mobile_sam):
+    """The coarse points that come first all miss the coins; what they lie on must not be given up for that."""
+    inputs = preprocess(load_image(pathlib.Path(__file__).parents[2] / "examples" / "coins.jpg"), tower_size=None)
+    with torch.no_grad():
+        embeddings = mobile_sam.encode_image(inputs.sam_pixels[None])
+    assert len(SuperpixelGenerator(mobile_sam, SuperpixelConfig())(embeddings, inputs.input_size)) >= 20
