@@ -206,6 +206,7 @@ class HeadConfig(Config):
     num_layers: int = 2
     num_heads: int = 8
     sentence: bool = True  # whether the pointer reads the question word by word, beside the hidden state
+    balanced: bool = True  # whether each part of a region and of a question has a norm of its own
     pointer: bool = True
     dense_prior: bool = True
 
@@ -359,8 +360,8 @@ class TrainConfig(Config):
     """A training run. `model` is a `ModelConfig` file, `cache` and `out` are folders.
 
     `init` is a trained checkpoint to start from: a folder, a hub id, or `mllmseg:tiny`, the model inside the package.
-    Its own settings are the model's, so `model` is left out then. `init_parts`: how the names of the tensors begin that
-    are taken from it, such as `projector.`; the others start afresh. Empty for all.
+    Its own settings are the model's, so `model` is left out then. With `init_parts`, how the names of tensors begin,
+    only those are taken from it; the others start afresh, and the settings are those of `model`.
 
     Stages: `align` (visual tokens and lexicon to words), `instruct` (everything), `point` (the head, on what the
     language model says by then), `refine` (SAM's prompt). `masks_per_photo`: how many [SEG] of a photo go through SAM's
@@ -395,10 +396,10 @@ class TrainConfig(Config):
 
     @pydantic.model_validator(mode="after")
     def _one_origin(self) -> Self:
-        if (self.model is None) == (self.init is None):
+        if self.init_parts and (self.model is None or self.init is None):
+            raise ValueError("'init_parts' are parts of 'init' for the settings in 'model': give both")
+        if not self.init_parts and (self.model is None) == (self.init is None):
             raise ValueError("give either 'model', settings to train from scratch, or 'init', a trained checkpoint")
-        if self.init_parts and self.init is None:
-            raise ValueError("'init_parts' are parts of 'init', which is not given")
         return self
 
 

@@ -75,3 +75,42 @@ def test_a_run_has_one_origin(origin: str, tmp_path: Path) -> None:
     path.write_text(f"{origin}data: {{root: d}}\ncache: c\nout: o\nalign: {{steps: 1}}\ninstruct: {{steps: 2}}\n")
     with pytest.raises(ConfigError, match=r"give either 'model'.* or 'init'"):
         TrainConfig.from_yaml(path)
+
+
+def test_parts_of_a_checkpoint_are_taken_over_and_the_others_start_afresh(
+    checkpoint: Path, run_settings: Settings, tmp_path: Path, tiny_config: ModelConfig
+) -> None:
+    deeper = tiny_config.model_copy(update={"head": tiny_config.head.model_copy(update={"num_layers": 3})})
+    deeper.to_yaml(tmp_path / "deeper.yaml")
+    settings = run_settings(
+        tmp_path, model=str(tmp_path / "deeper.yaml"), init=str(checkpoint), init_parts=("projector.", "head.lexicon.")
+    )
+    assert initial_model_config(settings) == deeper
+    model, whole = build_model(deeper), build_model(tiny_config)
+    load_initial_weights(whole, run_settings(tmp_path, model=None, init=str(checkpoint)))
+    before = {name: tensor.clone() for name, tensor in trained_state(model).items()}
+    load_initial_weights(model, settings)
+    theirs = trained_state(whole)
+    for name, tensor in trained_state(model).items():
+        taken = name.startswith(("projector.", "head.lexicon."))
+        assert tensor.equal(theirs[name] if taken else before[name]), name
+
+
+def test_a_part_that_is_none_is_named(
+    checkpoint: Path, run_settings: Settings, tmp_path: Path, tiny_config: ModelConfig
+) -> None:
+    tiny_config.to_yaml(tmp_path / "model.yaml")
+    settings = run_settings(
+        tmp_path, model=str(tmp_path / "model.yaml"), init=str(checkpoint), init_parts=("proyector.",)
+    )
+    with pytest.raises(CheckpointError, match=r"init_parts: no trained tensor's name begins with 'proyector\.'"):
+        load_initial_weights(build_model(tiny_config), settings)
+
+
+def test_parts_need_both_a_model_and_a_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text(
+        "init: a\ninit_parts: [b]\ndata: {root: d}\ncache: c\nout: o\nalign: {steps: 1}\ninstruct: {steps: 2}\n"
+    )
+    with pytest.raises(ConfigError, match="'init_parts' are parts of 'init'.*give both"):
+        TrainConfig.from_yaml(path)
