@@ -96,6 +96,18 @@ def test_align_teaches_the_projector_by_the_words_of_captions(
     assert changed(before, weights_of(trainer)) == {"projector"}, "and the language model stays as it is"
 
 
+def test_a_stage_leaves_alone_what_is_frozen_for_it(run_settings: Settings, tmp_path: Path, images: list[str]) -> None:
+    captions = write(tmp_path / "c.jsonl", [{"image": name, "caption": f"This is {name}."} for name in images])
+    align = StageConfig(steps=2, batch_size=2, warmup_steps=1, freeze=("projector.input_projection.",))
+    nothing = StageConfig(steps=0)
+    trainer = Trainer(settings_of(run_settings, tmp_path, f"captions:{captions}", align=align, instruct=nothing))
+    before = weights_of(trainer)
+    trainer.run()
+    moved = {name for name, tensor in weights_of(trainer).items() if not tensor.equal(before[name])}
+    assert any(name.startswith("projector.output_projection.") for name in moved)
+    assert not any(name.startswith("projector.input_projection.") for name in moved)
+
+
 def test_a_run_on_a_mixture_from_a_checkpoint_leaves_out_what_is_bad(
     run_settings: Settings, tmp_path: Path, images: list[str], tiny_config: ModelConfig
 ) -> None:

@@ -112,5 +112,5 @@ def test_parts_need_both_a_model_and_a_checkpoint(tmp_path: Path) -> None:
     path.write_text(
         "init: a\ninit_parts: [b]\ndata: {root: d}\ncache: c\nout: o\nalign: {steps: 1}\ninstruct: {steps: 2}\n"
     )
-    with pytest.raises(ConfigError, match="'init_parts' are parts of 'init'.*give both"):
+    with pytest.raises(ConfigError, match=r"'init_parts' are parts of 'init'.*give both"):
         TrainConfig.from_yaml(path)
