@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import typer
-from instruction_set import FILE, Conversation, Outcome, hold, read_instructions
+from instruction_set import Conversation, Outcome, hold, read_instructions
 from oracle import hold_with_oracle
 
 from mllmseg.agent.loop import Agent
@@ -59,7 +59,7 @@ def main(
     device: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")] = "auto",
 ) -> None:
     """Runs all conversations and prints a table by kind and every failure with its cause."""
-    from mllmseg.eval.provenance import describe_run
+    from mllmseg.eval.provenance import git_revision, hash_files
     from mllmseg.inference.pretrained import find_checkpoint
     from mllmseg.inference.segmenter import Segmenter
 
@@ -76,8 +76,8 @@ def main(
         done = hold(agent, opened[photo.name], conversation)
         seconds = time.perf_counter() - start
         rows.append(Row(conversation, hold_with_oracle(conversation), done, seconds))
-    run = describe_run(protocol="agent-instructions-1", data=[FILE], checkpoint=checkpoint, settings={})
-    text = page(rows, f"Weights {run['weights_sha256'][:12]}, code {run['revision']}.")
+    weights = hash_files([pathlib.Path(checkpoint) / "model.safetensors"])
+    text = page(rows, f"Weights {weights[:12]}, code {git_revision()}.")
     sys.stdout.write(text)
     if out is not None:
         out.write_text(text, encoding="utf-8")

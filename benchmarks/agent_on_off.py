@@ -69,20 +69,16 @@ def main(
     device: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")] = "auto",
 ) -> None:
     """Asks both, pairs them by sentence, prints the differences with their 95 % intervals."""
-    from mllmseg.eval.provenance import describe_run
+    from mllmseg.eval.provenance import git_revision, hash_files
     from mllmseg.inference.pretrained import find_checkpoint
     from mllmseg.inference.segmenter import Segmenter
 
     dataset = CocoMini(data, "val")
     checkpoint = find_checkpoint(model)
     agent = Agent(Segmenter.from_pretrained(checkpoint, device=device))
-    run = describe_run(
-        protocol="agent-on-off-1",
-        data=[data / "instances_val.json", data / "expressions_val.jsonl"],
-        checkpoint=checkpoint,
-        settings={},
-    )
-    origin = f"Weights {run['weights_sha256'][:12]}, code {run['revision']}, data {run['data_sha256'][:12]}."
+    weights = hash_files([pathlib.Path(checkpoint) / "model.safetensors"])
+    labels = hash_files([data / "instances_val.json", data / "expressions_val.jsonl"])
+    origin = f"Weights {weights[:12]}, code {git_revision()}, data {labels[:12]}."
     asked: Asked = {}
     for number, photo in enumerate(itertools.islice(dataset.photos.values(), limit), 1):
         session = agent.open(photo.path)
