@@ -151,7 +151,7 @@ def test_every_trained_part_gets_a_gradient_and_the_loss_falls(model: MLLMSeg, s
     targets = Targets(masks, torch.tensor([True, True, False]))
     encoder = ConversationEncoder(model.mllm.tokenizer, "Be brief.")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer, losses = torch.optim.AdamW(trained, lr=1e-2), []
+    optimizer, losses = torch.optim.AdamW(trained, lr=3e-3), []
     for _ in range(10):
         visual = model.project(features)
         text = encoder.encode(BRANCHES, len(visual.tokens))
