@@ -15,25 +15,13 @@ import pathlib
 import numpy as np
 import torch
 
+from mllmseg.agent.regions import iou
 from mllmseg.data.datasets.coco_mini import CocoMini, Expression, Photo, instance_mask, union_mask
-from mllmseg.eval.superpixel_oracle import BoolArray, IntArray, label_map_at, score_object
+from mllmseg.eval.superpixel_oracle import BoolArray, best_cut, label_map_at, score_object
 from mllmseg.inference.segmenter import Segmenter
 
 COLUMNS = ("best union of superpixels", "pointer's order, best cut", "pointer's own cut", "SAM's mask", "not rejected")
 OTHER = "another of its kind instead, %"
-
-
-def best_cut(labels: IntArray, mask: BoolArray, scores: np.ndarray) -> float:
-    """IoU of the best union of the first so many superpixels by score: `[H, W]` labels and mask, `[S]` scores."""
-    sizes = np.bincount(labels.ravel(), minlength=len(scores))
-    inside = np.bincount(labels[mask], minlength=len(scores))
-    order = np.argsort(-scores, kind="stable")
-    return float((np.cumsum(inside[order]) / (mask.sum() + np.cumsum((sizes - inside)[order]))).max())
-
-
-def iou(first: BoolArray, second: BoolArray) -> float:
-    """Of two masks that are not both empty."""
-    return float((first & second).sum() / (first | second).sum())
 
 
 def is_another(photo: Photo, expression: Expression, chosen: BoolArray, target: BoolArray) -> bool:

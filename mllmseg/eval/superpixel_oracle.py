@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from html import escape
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,18 +55,25 @@ def label_map_at(label_map: IntArray, input_size: tuple[int, int], size: tuple[i
     return label_map[rows[:, None], columns]
 
 
+def best_cut(labels: IntArray, mask: BoolArray, scores: npt.NDArray[np.floating[Any]]) -> float:
+    """IoU of the best union of the first so many superpixels by score: `[H, W]` labels and mask, `[S]` scores."""
+    sizes = np.bincount(labels.ravel(), minlength=len(scores))
+    inside = np.bincount(labels[mask], minlength=len(scores))
+    order = np.argsort(-scores, kind="stable")
+    intersections, unions = np.cumsum(inside[order]), inside.sum() + np.cumsum((sizes - inside)[order])
+    return float((intersections / unions).max())
+
+
 def score_object(labels: IntArray, mask: BoolArray) -> OracleScore:
     """Scores one object `[H, W]` against superpixels `[H, W]` at the same size. The mask must not be empty."""
     sizes = np.bincount(labels.ravel())
     inside = np.bincount(labels[mask], minlength=len(sizes))
     total = int(inside.sum())
-    # I / (total + outside) is linear-fractional, so the best union is a prefix of the regions by share inside.
-    order = np.argsort(-inside / np.maximum(sizes, 1), kind="stable")
-    intersections, unions = np.cumsum(inside[order]), total + np.cumsum((sizes - inside)[order])
     majority = inside > 0.5 * sizes
     return OracleScore(
         majority_iou=float(inside[majority].sum() / (total + (sizes - inside)[majority].sum())),
-        best_iou=float((intersections / unions).max()),
+        # I / (total + outside) is linear-fractional, so the best union is a prefix of the regions by share inside.
+        best_iou=best_cut(labels, mask, inside / np.maximum(sizes, 1)),
         single_iou=float((inside / (total + sizes - inside)).max()),
     )
 
