@@ -15,7 +15,8 @@ from torch import Tensor
 
 from mllmseg.constants import NEW_TOKENS, REJ_TOKEN, SEG_TOKEN
 from mllmseg.errors import DataError
-from mllmseg.models.head import Regions, Words
+from mllmseg.models.head import Regions
+from mllmseg.models.head_inputs import Words
 from mllmseg.models.mllmseg import MLLMSeg
 from mllmseg.structures import Turn
 

@@ -87,13 +87,15 @@ class Coverage:
         Args:
             points: their places in the grid.
             owners: `[M]` which of the places each mask comes from.
-            facts: of the masks, compared with all earlier ones and then with themselves.
+            facts: of the masks, compared with all earlier ones and then with themselves; with none if `max_barren` is None.
         """
         before = len(self._owners)
         self._contains = np.concatenate([self._contains, facts.contains])
         self._fractions = np.concatenate([self._fractions, facts.fractions])
         self._owners = np.concatenate([self._owners, owners])
         self._barren = np.concatenate([self._barren, np.zeros(len(owners), dtype=np.int64)])
+        if self._max_barren is None:
+            return
         known = (facts.same & (self._owners[None] < self._owners[before:, None])).any(1)
         barren = ~np.isin(points, owners[~known])
         on_mask = self._contains[:, points] & (self._owners[:, None] < points)

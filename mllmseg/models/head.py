@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mllmseg.config import HeadConfig
 from mllmseg.constants import SAM_EMBEDDING_DIM
+from mllmseg.models.head_inputs import Geometry, Sentence, Words
 
 # Prior logits are painted within ±this value: SAM's mask prompts are trained on logits of about this range.
 PRIOR_LIMIT = 12.0
@@ -20,8 +21,6 @@ PRIOR_LIMIT = 12.0
 CHOICE_MARGIN = 1.0
 # Cosines of superpixels and words are multiplied by this before they compete in a softmax.
 LEXICON_SHARPNESS = 10.0
-# Words further from the decision than this share a position.
-MAX_WORDS = 64
 # A superpixel that shows something else loses at most this much: the vocabulary may lack what is asked for.
 MAX_UNLIKENESS = 8.0
 
@@ -56,36 +55,6 @@ class Regions:
     tokens: Tensor
     lexicon: Tensor
     rivals: Tensor
-
-
-@dataclass(frozen=True)
-class Words:
-    """The words before a [SEG] or a decision.
-
-    Attributes:
-        embeddings: `[N, L, D]` frozen word embeddings, padded.
-        mask: `[N, L]` bool, True for words.
-    """
-
-    embeddings: Tensor
-    mask: Tensor
-
-
-class Geometry(nn.Module):
-    """Where a region is and what shape it has, in equal parts: `[S, G]` → `[S, d]`."""
-
-    def __init__(self, geometry_size: int, place_size: int, width: int) -> None:
-        super().__init__()
-        self.place_size = place_size
-        self.place = nn.Sequential(
-            nn.Linear(place_size, width), nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width)
-        )
-        self.shape = nn.Sequential(nn.Linear(geometry_size - place_size, width), nn.LayerNorm(width))
-
-    def forward(self, geometry: Tensor) -> Tensor:
-        """The sum of both."""
-        found: Tensor = self.place(geometry[:, : self.place_size]) + self.shape(geometry[:, self.place_size :])
-        return found
 
 
 class SegHead(nn.Module):
@@ -159,12 +128,7 @@ class SegHead(nn.Module):
             )
             for _ in range(config.num_layers)
         )
-        self.sentence = self.word_place = None
-        if config.sentence:
-            self.sentence = nn.Sequential(nn.LayerNorm(llm_size), nn.Linear(llm_size, width), nn.LayerNorm(width))
-            self.word_place = nn.Embedding(MAX_WORDS, width)
-            nn.init.normal_(self.word_place.weight, std=0.3)
-            self.gist = nn.Linear(width, width)
+        self.sentence = Sentence(llm_size, width) if config.sentence else None
         self.norm = nn.LayerNorm(width)
         self.score = nn.Linear(width, 1)
         self.exists = nn.Linear(width + 1, 1)
@@ -233,10 +197,10 @@ class SegHead(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         meaning = self._read(hidden_states, words)
         query = self.query(hidden_states) + self.kind.weight[kind] + self.read_word(meaning)
-        sentence = None if self.sentence is None else self._sentence(words)
-        if sentence is not None:
-            mean = (sentence * words.mask[..., None]).sum(1) / words.mask.sum(1, keepdim=True).clamp(min=1)
-            query = query + self.gist(mean)
+        sentence = None
+        if self.sentence is not None:
+            sentence, gist = self.sentence(words)
+            query = query + gist
         likeness = LEXICON_SHARPNESS * F.normalize(meaning, dim=-1) @ regions.lexicon.T - regions.rivals  # [N, S]
         likeness = likeness.clamp(min=-MAX_UNLIKENESS)
         gain, shift = self.modulate(query)[:, None].chunk(2, dim=-1)
@@ -253,14 +217,6 @@ class SegHead(nn.Module):
         query, superpixels = tokens[:, 0], tokens[:, 1:]
         match = torch.einsum("nd,nsd->ns", query, superpixels) / query.shape[-1] ** 0.5
         return query, superpixels, match + self.score(superpixels)[..., 0] + self.likeness_weight * likeness
-
-    def _sentence(self, words: Words) -> Tensor:
-        """`[N, L, d]`: the words, each knowing how many are still to come."""
-        assert self.sentence is not None
-        assert self.word_place is not None
-        to_come = words.mask.flip(1).cumsum(1).flip(1) - 1
-        embedded: Tensor = self.sentence(words.embeddings)
-        return embedded + self.word_place(to_come.clamp(0, MAX_WORDS - 1))
 
     def _read(self, hidden_states: Tensor, words: Words) -> Tensor:
         """`[N, d]`: the words a query is about, mixed by attention."""

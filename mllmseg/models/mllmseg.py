@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from mllmseg.config import ModelConfig
 from mllmseg.constants import IGNORE_INDEX, SAM_IMAGE_SIZE, SAM_LOW_RES_STRIDE
-from mllmseg.models.head import HeadOutput, Regions, SegHead, Words, paint
+from mllmseg.models.head import HeadOutput, Regions, SegHead, paint
+from mllmseg.models.head_inputs import Words
 from mllmseg.models.mllm import Mllm, branch_attention_mask, pad
 from mllmseg.models.pooling import pool_superpixels, superpixel_geometry
 from mllmseg.models.projector import Projector

@@ -187,7 +187,8 @@ class SuperpixelGenerator:
             nonlocal found
             masks, owners = self._decode(image, points[torch.from_numpy(batch)], input_size)
             found = _concatenate([found, masks])
-            facts = describe(masks.masks, found.masks, points, self.config.nms_threshold)
+            compared = found.masks if self.config.max_barren_points is not None else found.masks[:0]
+            facts = describe(masks.masks, compared, points, self.config.nms_threshold)
             return batch[owners.cpu().numpy()], facts
 
         self._visit(len(points), decode)
