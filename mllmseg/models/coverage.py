@@ -87,7 +87,8 @@ class Coverage:
         Args:
             points: their places in the grid.
             owners: `[M]` which of the places each mask comes from.
-            facts: of the masks, compared with all earlier ones and then with themselves; with none if `max_barren` is None.
+            facts: of the masks, compared with all earlier ones and then with themselves; if `max_barren` is None, with
+                any.
         """
         before = len(self._owners)
         self._contains = np.concatenate([self._contains, facts.contains])
