@@ -10,6 +10,7 @@ every mask passes, which is more work than a photo makes.
 
 from __future__ import annotations
 
+import functools
 import platform
 import shlex
 import sys
@@ -165,12 +166,10 @@ def whole_questions(
         segmenter.set_image(photo)
         segmenter.segment("the person on the left")
 
-    def propose() -> None:
-        vision.superpixel_generator.propose(embeddings, inputs.input_size)
-
     first()
     embeddings = segmenter.features.image_embeddings
     assert embeddings is not None
+    propose = functools.partial(vision.superpixel_generator.propose, embeddings, inputs.input_size)
     name = f"{encoder}, {len(segmenter.features.superpixels)} superpixels"
     look = weight_bytes([sam.image_encoder, vision.vision_tower])
     read = weight_bytes([segmenter.model.mllm.decoder])

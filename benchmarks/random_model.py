@@ -17,7 +17,7 @@ from mllmseg.models.head import SegHead
 from mllmseg.models.host import Host
 from mllmseg.models.mllm import Mllm, build_mllm
 from mllmseg.models.mllmseg import MLLMSeg
-from mllmseg.models.pooling import GEOMETRY_DIM
+from mllmseg.models.pooling import GEOMETRY_DIM, PLACE_DIM
 from mllmseg.models.projector import build_projector
 from mllmseg.models.sam import Sam, build_sam
 from mllmseg.models.vision_stack import VisionStack
@@ -134,6 +134,7 @@ def whole_model(encoder: Encoder, sam: Sam, superpixels: SuperpixelConfig, mllm:
         llm_size=mllm.hidden_size,
         feature_size=tower.hidden_size,
         geometry_size=GEOMETRY_DIM,
+        place_size=PLACE_DIM,
         vocabulary=mllm.embed_names(()),
     )
     return MLLMSeg(config, vision=vision, projector=projector, mllm=mllm, head=head).eval()

@@ -39,6 +39,7 @@ from mllmseg.data.datasets.coco_mini import CocoMini
 from mllmseg.inference.export import export
 from mllmseg.train.cache import CacheEntry, FeatureCache
 from mllmseg.train.journal import Journal
+from mllmseg.train.start import initial_model_config
 from mllmseg.train.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
@@ -179,8 +180,10 @@ def curves(options: argparse.Namespace, folder: Path) -> None:
         )
     print("\n| exported from | adapter: share of the mask pixels that differ | merged |\n|---|---|---|")
     for name in STRATEGIES:
-        found = [export(folder / name, folder / f"{name}-{merge}", merge=merge, card=False) for merge in (False, True)]
-        print(f"| {name} | {found[0].masks:.1e} | {found[1].masks:.1e} |", flush=True)
+        adapter, merged = (
+            export(folder / name, folder / f"{name}-{merge}", merge=merge, card=False) for merge in (False, True)
+        )
+        print(f"| {name} | {adapter.masks:.1e} | {merged.masks:.1e} |", flush=True)
     print(f"\n| stage, step | one process | {' | '.join(STRATEGIES)} |\n|---|{'---|' * len(columns)}")
     for number, entry in enumerate(expected):
         print(f"| {entry['stage']} {entry['step']} | {' | '.join(f'{column[number]:.6f}' for column in columns)} |")
@@ -234,7 +237,7 @@ def drawn(folder: Path) -> str:
 
 def without_dropout(config: str, settings: Command, folder: Path) -> Path:
     """Writes the model's settings without dropout, whose chance is each process's own."""
-    model = ModelConfig.from_yaml(TrainConfig.from_yaml(config, settings).model)
+    model = initial_model_config(TrainConfig.from_yaml(config, settings))
     lora = model.language_model.lora.model_copy(update={"dropout": 0.0})
     language_model = model.language_model.model_copy(update={"lora": lora})
     head = model.head.model_copy(update={"dropout": 0.0})

@@ -36,7 +36,7 @@ from mllmseg.train.batch import sample_targets
 from mllmseg.train.cache import CachedImage, FeatureCache
 from mllmseg.train.estimate import Layout, Tokens, memory_of
 from mllmseg.train.source import TrainingData
-from mllmseg.train.steps import instruct_loss
+from mllmseg.train.steps import instruct_loss, loss_weights
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -188,8 +188,9 @@ def step(
         tokens = model.project(features)
         text = encoder.encode(sample.branches, len(tokens.tokens))
         targets = sample_targets(sample)
-        result = instruct_loss(model, [features], [tokens], [text], [targets], config.losses, masks_per_photo=0)
-    result.loss.backward()
+        terms = instruct_loss(model, [features], [tokens], [text], [targets], [torch.zeros(0, dtype=torch.int64)])
+        loss = terms.total(loss_weights(config.losses), terms.counts)
+    loss.backward()
     torch.nn.utils.clip_grad_norm_(trained, 1.0)
     optimizer.step()
     spent = time.process_time() - began

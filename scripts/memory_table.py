@@ -13,6 +13,7 @@ import pathlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from transformers import AutoConfig
 
@@ -32,7 +33,7 @@ _QWEN_3B = {
     "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True,
 }  # fmt: skip
 # The type and what differs from transformers' defaults, as their config.json has it.
-KNOWN = {
+KNOWN: dict[str, tuple[str, dict[str, Any]]] = {
     "lmsys/vicuna-7b-v1.5": ("llama", {}),
     "Qwen/Qwen2.5-1.5B-Instruct": (
         "qwen2",
