@@ -287,6 +287,9 @@ class DataConfig(Config):
     queries: int = pydantic.Field(8, ge=1)
     positives: int = 6
     negatives: int = 4
+    hard_negatives: bool = (
+        True  # of coco-mini: the wrong place, attribute, relation or number of things that are there, too
+    )
     human_queries: int = 3
     captions: int = 1
     flip: float = pydantic.Field(0.0, ge=0, le=1)

@@ -61,6 +61,7 @@ NEGATIVE_WEIGHTS: Mapping[str, float] = {
     "wrong_count": 5,
     "wrong_pair": 5,
 }
+ABSENT_ONLY: Mapping[str, float] = {"no_target": 1}
 # Programs by what must be understood to follow them: how results are broken down.
 KINDS: Mapping[str, tuple[str, ...]] = {
     "category": ("unique", "all", "described"),

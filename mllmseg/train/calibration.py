@@ -1,7 +1,9 @@
 """Makes `score` a probability: Platt scaling of the existence logits on photos that training never saw.
 
 Fitted with both classes weighted alike, so that the score is P(the target exists) before one knows how often people ask
-for what is not there, and a threshold of one half balances the two kinds of error.
+for what is not there, and a threshold of one half balances the two kinds of error. What is asked in vain there is of a
+category that is absent: training draws harder negatives more often than anybody asks them, to teach, and a score fitted
+on these would be too low for everything else.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from mllmseg.models.mllmseg import MLLMSeg
 from mllmseg.structures import ImageFeatures
 from mllmseg.train.engine import Engine
 from mllmseg.train.source import TrainingData
+
+# Few photos are held out: each is asked this many times as many questions as in training.
+MORE_QUESTIONS = 2
 
 
 def fit_platt(logits: Tensor, exists: Tensor) -> tuple[float, float]:
@@ -62,11 +67,12 @@ def existence_logits(model: MLLMSeg, config: TrainConfig, data: TrainingData, en
     """
     model.eval()
     encoder = ConversationEncoder(model.mllm.tokenizer, model.config.language_model.system_prompt)
-    upright = config.data.model_copy(update={"flip": 0.0})
+    more = {name: MORE_QUESTIONS * getattr(config.data, name) for name in ("positives", "negatives", "queries")}
+    plain = config.data.model_copy(update={"flip": 0.0, "captions": 0, "hard_negatives": False, **more})
 
     def read(photo: TrainingImage, rng: random.Random) -> tuple[ImageFeatures, Sample]:
         cached = data.read(photo, embeddings=False)
-        return cached.features.to(torch.float32), data.sample(photo, cached, rng, upright)
+        return cached.features.to(torch.float32), data.sample(photo, cached, rng, plain)
 
     found = {}
     for number in range(engine.rank, len(data.holdout), engine.processes):

@@ -13,7 +13,7 @@ from mllmseg.config import DataConfig
 from mllmseg.constants import REJ_TOKEN, SEG_TOKEN
 from mllmseg.data import looks
 from mllmseg.data.datasets.coco_mini import Box, CocoMini, Expression, Photo, instance_mask
-from mllmseg.data.synth import sentences, target_frequency
+from mllmseg.data.synth import ABSENT_ONLY, NEGATIVE_WEIGHTS, sentences, target_frequency
 from mllmseg.data.training import (
     CAPTION_QUESTIONS,
     SOURCES,
@@ -175,6 +175,7 @@ def make_sample(
             allowed=drawable,
             frequency=frequency,
             looks=seen,
+            negative_weights=NEGATIVE_WEIGHTS if config.hard_negatives else ABSENT_ONLY,
         )
     ]
     spoken = [item for item in (_spoken(photo, item, flipped) for item in expressions) if item is not None]
