@@ -272,8 +272,9 @@ class DataConfig(Config):
     """What training reads: `sources`, in proportion to their weights, `root` for those that name no folder.
 
     How many questions an image gets at a visit: of coco-mini `positives`, `negatives` and `human_queries`; of other
-    data at most `queries` sentences or conversations; at most `captions` of either. `flip` is the chance that an image
-    is mirrored, features and masks alike; then nothing is said that names a side.
+    data at most `queries` sentences or conversations; at most `captions` of either. With `hard_negatives` coco-mini's
+    negatives are also about things that are there, with the wrong place, attribute, relation or number. `flip` is the
+    chance that an image is mirrored, features and masks alike; then nothing is said that names a side.
 
     Every `holdout_every`-th image of a source with sentences is kept out of training, to fit the calibration on (0:
     none). `on_bad_sample`: whether a damaged image or label ends the run, or is left out, counted and reported.
@@ -287,9 +288,7 @@ class DataConfig(Config):
     queries: int = pydantic.Field(8, ge=1)
     positives: int = 6
     negatives: int = 4
-    hard_negatives: bool = (
-        True  # of coco-mini: the wrong place, attribute, relation or number of things that are there, too
-    )
+    hard_negatives: bool = True
     human_queries: int = 3
     captions: int = 1
     flip: float = pydantic.Field(0.0, ge=0, le=1)

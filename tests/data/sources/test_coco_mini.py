@@ -87,6 +87,16 @@ def test_the_counts_are_kept() -> None:
     assert item.exists.count(False) == 2
 
 
+def test_hard_negatives_are_about_what_is_there() -> None:
+    def there(hard: bool) -> float:
+        data = config(positives=0, negatives=4, human_queries=0, captions=0, hard_negatives=hard)
+        asked = [question for seed in range(MANY) for question in questions(sample(seed, data=data))]
+        return sum("dog" in question or "cat" in question for question in asked) / len(asked)
+
+    assert there(hard=False) < 0.1  # as a landmark of something absent
+    assert there(hard=True) > 0.2
+
+
 def test_the_same_chance_gives_the_same_sample() -> None:
     data, expressions = config(flip=0.5), (spoken("a dog"), spoken("the other", ann_ids=(2,)))
     assert sample(3, data=data, expressions=expressions) == sample(3, data=data, expressions=expressions)
