@@ -256,5 +256,7 @@ def test_the_projects_own_configurations_are_valid(path: Path) -> None:
     from mllmseg.eval.scoring import find_scorers
 
     settings = EvalConfig.from_yaml(path)
-    known_datasets().get(settings.dataset.partition(":")[0])
+    kind = settings.dataset.partition(":")[0]
+    if kind != "jsonl":  # own lines
+        known_datasets().get(kind)
     find_scorers(settings.scorers)

@@ -58,10 +58,10 @@ def test_a_moved_threshold_decides_anew_and_computes_nothing(
 
 
 def test_what_was_not_found_appears_below_its_score(agent: Agent, coffee: Talk, settled: Settled) -> None:
-    talk = settled(ask(agent, coffee, "the knife"))
+    talk = settled(ask(agent, coffee, "the laptop"))
     assert talk.session.visible == ()
     score = talk.session.masks[0].score
-    assert [item.phrase for item in talk.redecide(score - 0.01).session.visible] == ["the knife"]
+    assert [item.phrase for item in talk.redecide(score - 0.01).session.visible] == ["the laptop"]
     assert talk.redecide(score + 0.01).session.visible == ()
 
 
