@@ -30,7 +30,7 @@ relations between masks exact, pixels outside an edit's region bit-identical.
 fails then is the agent's fault, and asking for a thing that nobody meant counts as failing. The rules were mended by
 these conversations, so this column tells that they hold together, not how they do on other messages. Of the 109
 conversations written first, 93 were planned right before that; of the 32 of the second round, written after the rules
-could all but one of the first, 13. With the weights of then, 32 of the first 109 results were right before, and 42 after.
+could all but one of the first, 13. With the weights of then, 32 of the first 109 results were right before, 42 after.
 *Result right*: held with the model. It knows COCO's 80 categories, and most of what these photos show (eyes, saucers,
 coins, flags, towers) lies outside them: the questions are not picked for it. *Model's fault*: the plan was right, the
 result was not."""
