@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launch import command_line
+
 from mllmseg.config import ModelConfig, TrainConfig
 from mllmseg.eval.evaluation import RESULTS_FILE
-from mllmseg.inference.pretrained import find_checkpoint
+from mllmseg.models.checkpoint import TRAINING_FILE
 from mllmseg.train.start import initial_model_config
 
 
@@ -55,8 +57,7 @@ HEADER = "| what is changed | gIoU, target there | gIoU, all | AUROC | N-acc | T
 
 def command(*arguments: str, processes: int) -> None:
     """Runs a command of ours, on several processes where asked for."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    line = [sys.executable, *(launcher if processes > 1 else []), "-m", "mllmseg.cli", *arguments]
+    line = command_line(*arguments, processes=processes)
     print(shlex.join(line), file=sys.stderr, flush=True)
     subprocess.run(line, check=True)
 
@@ -77,7 +78,7 @@ def run(row: Row, options: argparse.Namespace) -> list[str]:
     if not (folder / "val" / RESULTS_FILE).is_file():
         changes = [f"checkpoint={out / 'final'}", f"out={folder / 'val'}", "modes=[scored]", "baselines=[]"]
         command("eval", options.evaluation, *changes, *options.eval_settings, processes=options.processes)
-    facts = json.loads((find_checkpoint(str(out / "final")) / "training.json").read_text(encoding="utf-8"))
+    facts = json.loads((out / "final" / TRAINING_FILE).read_text(encoding="utf-8"))
     results = json.loads((folder / "val" / RESULTS_FILE).read_text(encoding="utf-8"))
     changed = " ".join((*row.model, *row.run)) or "none"
     return [row.name, *cells(results), f"{facts['seconds']}", f"`{changed}`"]
@@ -96,7 +97,7 @@ def cells(results: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    """Runs the rows, writes the table after each."""
+    """Runs the rows, prints each when it is done, then writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="a training configuration")
     parser.add_argument("settings", nargs="*", help="key=value changes to it, for all rows")

@@ -62,6 +62,7 @@ def main(
     from mllmseg.eval.provenance import git_revision, hash_files
     from mllmseg.inference.pretrained import find_checkpoint
     from mllmseg.inference.segmenter import Segmenter
+    from mllmseg.models.checkpoint import MODEL_FILE
 
     checkpoint = find_checkpoint(model)
     agent = Agent(Segmenter.from_pretrained(checkpoint, device=device))
@@ -76,7 +77,7 @@ def main(
         done = hold(agent, opened[photo.name], conversation)
         seconds = time.perf_counter() - start
         rows.append(Row(conversation, hold_with_oracle(conversation), done, seconds))
-    weights = hash_files([pathlib.Path(checkpoint) / "model.safetensors"])
+    weights = hash_files([checkpoint / MODEL_FILE])
     text = page(rows, f"Weights {weights[:12]}, code {git_revision()}.")
     sys.stdout.write(text)
     if out is not None:

@@ -72,11 +72,12 @@ def main(
     from mllmseg.eval.provenance import git_revision, hash_files
     from mllmseg.inference.pretrained import find_checkpoint
     from mllmseg.inference.segmenter import Segmenter
+    from mllmseg.models.checkpoint import MODEL_FILE
 
     dataset = CocoMini(data, "val")
     checkpoint = find_checkpoint(model)
     agent = Agent(Segmenter.from_pretrained(checkpoint, device=device))
-    weights = hash_files([pathlib.Path(checkpoint) / "model.safetensors"])
+    weights = hash_files([checkpoint / MODEL_FILE])
     labels = hash_files([data / "instances_val.json", data / "expressions_val.jsonl"])
     origin = f"Weights {weights[:12]}, code {git_revision()}, data {labels[:12]}."
     asked: Asked = {}

@@ -20,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from launch import command_line
 from safetensors.torch import load_file
 
 from mllmseg.config import (
@@ -49,9 +50,7 @@ Command = list[str]
 
 def command(config: str, settings: Command, out: Path, *, processes: int = 1, resume: bool = False) -> Command:
     """The command line a user would type."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    start = [sys.executable, *(launcher if processes > 1 else []), "-m", "mllmseg.cli", "train", config]
-    return [*start, *settings, f"out={out}", *["--resume"][: int(resume)]]
+    return command_line("train", config, *settings, f"out={out}", *["--resume"][: int(resume)], processes=processes)
 
 
 def train(line: Command, log: Path) -> None:
