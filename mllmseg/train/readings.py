@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pathlib
 import random
-from collections.abc import Sequence
 
 import torch
 
@@ -48,12 +47,16 @@ class Readings:
             raise DataError(f"there is no recording {path}")
         return Recording.load(path)
 
-    def record(self, readings: Sequence[tuple[TrainingImage, int]], model: MLLMSeg) -> None:
-        """Makes these readings; one that another process has made meanwhile is left out, and so are bad samples."""
+    def record(self, model: MLLMSeg, rank: int = 0, processes: int = 1) -> None:
+        """Makes one process's share of what is missing; bad samples are left out.
+
+        The share is of all readings, not of the missing ones: those get fewer while another process is at work, so
+        that two that look at different times would share different lists out, and leave a reading to nobody.
+        """
         self.folder.mkdir(exist_ok=True)
         encoder = ConversationEncoder(model.mllm.tokenizer, model.config.language_model.system_prompt)
         model.eval()
-        for photo, number in readings:
+        for photo, number in self.all()[rank::processes]:
             if not self.path(photo, number).exists():
                 try:
                     self._record_photo(photo, number, model, encoder)

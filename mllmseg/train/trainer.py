@@ -264,8 +264,9 @@ class Trainer:
 
     def record(self) -> None:
         """Lets the trained language model read every photo, each process its share; what is recorded stays."""
-        workers, missing = self.config.cache_workers, self.readings.missing()
-        if self.engine.strategy == "single" and self.engine.device.type == "cpu" and min(workers, len(missing)) > 1:
+        workers = self.config.cache_workers
+        alone = self.engine.strategy == "single" and self.engine.device.type == "cpu"
+        if alone and min(workers, len(self.readings.missing())) > 1:
             context = multiprocessing.get_context("spawn")
             processes = [context.Process(target=_record_share, args=(self.config, n, workers)) for n in range(workers)]
             for process in processes:
@@ -273,7 +274,7 @@ class Trainer:
             for process in processes:
                 process.join()
         else:
-            self.readings.record(missing[self.engine.rank :: self.engine.processes], self.model)
+            self.readings.record(self.model, self.engine.rank, self.engine.processes)
         self.engine.barrier()
         missing = self.readings.missing()
         for photo, _ in missing:
@@ -324,4 +325,4 @@ def _record_share(config: TrainConfig, rank: int, workers: int) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
     keep_freed_memory()
     trainer = Trainer(config, resume=True)
-    trainer.readings.record(trainer.readings.all()[rank::workers], trainer.model)
+    trainer.readings.record(trainer.model, rank, workers)

@@ -149,6 +149,17 @@ def test_a_recording_that_cannot_be_made_is_missed(
         pointed.record()
 
 
+def test_a_process_that_comes_late_still_records_its_share(
+    pointed: Trainer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    readings = pointed.readings
+    monkeypatch.setattr(readings, "folder", tmp_path / "recordings")
+    for rank in range(2):  # one after the other: the second looks when the first has made all of its own
+        readings.record(pointed.model, rank, 2)
+    assert readings.all()
+    assert not readings.missing()
+
+
 def test_another_seed_gives_another_run(finished: Trainer, run_settings: Settings, tmp_path: Path) -> None:
     other = weights_of(run(run_settings(tmp_path, seed=1)))
     assert not any(tensor.equal(other[name]) for name, tensor in weights_of(finished).items() if tensor.numel() > 1)
