@@ -59,10 +59,9 @@ def main(
     device: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")] = "auto",
 ) -> None:
     """Runs all conversations and prints a table by kind and every failure with its cause."""
-    from mllmseg.eval.provenance import git_revision, hash_files
+    from mllmseg.eval.provenance import git_revision, hash_checkpoint
     from mllmseg.inference.pretrained import find_checkpoint
     from mllmseg.inference.segmenter import Segmenter
-    from mllmseg.models.checkpoint import MODEL_FILE
 
     checkpoint = find_checkpoint(model)
     agent = Agent(Segmenter.from_pretrained(checkpoint, device=device))
@@ -77,7 +76,7 @@ def main(
         done = hold(agent, opened[photo.name], conversation)
         seconds = time.perf_counter() - start
         rows.append(Row(conversation, hold_with_oracle(conversation), done, seconds))
-    weights = hash_files([checkpoint / MODEL_FILE])
+    weights = hash_checkpoint(checkpoint)
     text = page(rows, f"Weights {weights[:12]}, code {git_revision()}.")
     sys.stdout.write(text)
     if out is not None:

@@ -69,15 +69,14 @@ def main(
     device: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")] = "auto",
 ) -> None:
     """Asks both, pairs them by sentence, prints the differences with their 95 % intervals."""
-    from mllmseg.eval.provenance import git_revision, hash_files
+    from mllmseg.eval.provenance import git_revision, hash_checkpoint, hash_files
     from mllmseg.inference.pretrained import find_checkpoint
     from mllmseg.inference.segmenter import Segmenter
-    from mllmseg.models.checkpoint import MODEL_FILE
 
     dataset = CocoMini(data, "val")
     checkpoint = find_checkpoint(model)
     agent = Agent(Segmenter.from_pretrained(checkpoint, device=device))
-    weights = hash_files([checkpoint / MODEL_FILE])
+    weights = hash_checkpoint(checkpoint)
     labels = hash_files([data / "instances_val.json", data / "expressions_val.jsonl"])
     origin = f"Weights {weights[:12]}, code {git_revision()}, data {labels[:12]}."
     asked: Asked = {}

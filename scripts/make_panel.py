@@ -136,12 +136,12 @@ def main(
     """Asks every question and writes the page, a picture a photo, and one of all."""
     asked = Panel.from_yaml(panel)
     from mllmseg.data.transforms import load_image
-    from mllmseg.eval.provenance import hash_files
+    from mllmseg.eval.provenance import hash_checkpoint
     from mllmseg.inference.pretrained import find_checkpoint
     from mllmseg.inference.segmenter import Segmenter
 
     checkpoint = find_checkpoint(model)
-    weights = hash_files(sorted(path for path in checkpoint.rglob("*") if path.is_file()))[:12]
+    weights = hash_checkpoint(checkpoint)[:12]
     if asked.judged != weights:
         sys.stderr.write(f"{panel} judges weights '{asked.judged}', these are '{weights}': verdicts left out\n")
         asked = forget_verdicts(asked)

@@ -24,7 +24,7 @@ from mllmseg.eval.prediction_run import (
     shard_path,
     wait_for_shards,
 )
-from mllmseg.eval.provenance import hash_files
+from mllmseg.eval.provenance import hash_checkpoint
 from mllmseg.inference.pretrained import pick_device, pick_dtype
 from mllmseg.inference.segmenter import Segmenter
 from mllmseg.progress import image_bar
@@ -38,7 +38,7 @@ class Model:
         checkpoint: its folder.
         device: as `pick_device` takes it.
         dtype: as `pick_dtype` takes it.
-        weights_sha256: over the folder's files.
+        weights_sha256: `hash_checkpoint` of the folder.
         threads: of the CPU; None for torch's own choice, or that of the run which is gone on with.
     """
 
@@ -65,8 +65,7 @@ class Model:
         chosen = pick_device(device)
         if chosen == torch.device("cuda") and process.count > 1:
             chosen = torch.device("cuda", process.local % torch.cuda.device_count())
-        files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
-        return cls(checkpoint, chosen, pick_dtype(dtype, chosen), hash_files(files), threads)
+        return cls(checkpoint, chosen, pick_dtype(dtype, chosen), hash_checkpoint(checkpoint), threads)
 
     def load(self, *, progress: bool = False) -> Segmenter:
         """Reads the weights. Raises CheckpointError or WeightsError where they are not there or do not fit."""

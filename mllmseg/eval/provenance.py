@@ -7,6 +7,8 @@ import pathlib
 import subprocess
 from collections.abc import Iterable
 
+from mllmseg.models.checkpoint import TRAINING_FILE
+
 
 def hash_files(paths: Iterable[pathlib.Path]) -> str:
     """SHA-256 over the names and contents of some files, in the order given."""
@@ -17,6 +19,12 @@ def hash_files(paths: Iterable[pathlib.Path]) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def hash_checkpoint(folder: pathlib.Path) -> str:
+    """SHA-256 over the files of a checkpoint that answers depend on: not its `training.json`, not a README."""
+    read = (path for path in folder.rglob("*") if path.is_file())
+    return hash_files(sorted(path for path in read if path.name != TRAINING_FILE and path.suffix != ".md"))
 
 
 def git_revision() -> str | None:

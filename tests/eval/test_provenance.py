@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mllmseg.eval.provenance import git_revision, hash_files
+from mllmseg.eval.provenance import git_revision, hash_checkpoint, hash_files
 
 
 def test_names_order_and_contents_count(tmp_path: Path) -> None:
@@ -17,6 +17,16 @@ def test_names_order_and_contents_count(tmp_path: Path) -> None:
     assert len(hashes | {hash_files([first])}) == 5
     first.write_text("1")
     assert hash_files([first]) == before
+
+
+def test_what_is_said_of_a_checkpoint_is_no_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("1")
+    before = hash_checkpoint(tmp_path)
+    for name in ("training.json", "README.md"):
+        (tmp_path / name).write_text("how it came to be")
+    assert hash_checkpoint(tmp_path) == before
+    (tmp_path / "config.yaml").write_text("how it reads")
+    assert hash_checkpoint(tmp_path) != before
 
 
 def test_the_revision() -> None:
