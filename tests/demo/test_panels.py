@@ -53,7 +53,7 @@ def test_superpixels_are_counted_against_patches(cup: Talk) -> None:
     html = regions_panel(cup)
     tokens, patches = (int(value.replace(",", "")) for value in re.findall(r"<div><b>([\d,]+)</b>", html)[:2])
     assert tokens == len(cup.session.picture.segmenter.features.superpixels)  # type: ignore[attr-defined]
-    assert patches == 37 * 25  # 518 pixels on the long side of 600 x 400, a patch 14
+    assert patches == 24 * 16  # 336 pixels on the long side of 600 x 400, a patch 14
     assert "SAM's image encoder" in html.replace("&#x27;", "'")
 
 
