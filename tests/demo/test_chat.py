@@ -27,7 +27,7 @@ def test_each_phrase_has_the_colour_of_its_mask(cup: Talk) -> None:
 
 
 def test_below_the_threshold_the_chip_says_so(cup: Talk) -> None:
-    said = html.unescape(messages(cup.redecide(0.99))[-1]["content"])
+    said = html.unescape(messages(cup.redecide(0.999))[-1]["content"])
     assert "below the threshold" in said
 
 

@@ -48,11 +48,11 @@ def test_a_moved_threshold_decides_anew_and_computes_nothing(
 
     monkeypatch.setattr(type(agent.segmenter), "segment", never)
     record = cup.session.masks[0]
-    gone = cup.redecide(0.99).session
+    gone = cup.redecide(0.999).session
     assert not gone.masks[0].exists
     assert not gone.masks[0].mask.any()
     assert gone.visible == ()
-    back = cup.redecide(0.99).redecide(0.5).session
+    back = cup.redecide(0.999).redecide(0.5).session
     assert back.shown == (record.id,)
     assert np.array_equal(back.masks[0].mask, record.mask)
 
