@@ -144,9 +144,9 @@ def make_variants(
     variants = []
     norm = float(model.mllm.word_embeddings().float().norm(dim=1).mean())
     for name, kind, size, online in (
-        ("superpixels, cached", "semantic", 518, False),
-        ("superpixels, encoders at every step", "semantic", 518, True),
-        ("every patch of 392 pixels, cached", "mlp", 392, False),
+        ("superpixels, cached", "semantic", 336, False),
+        ("superpixels, encoders at every step", "semantic", 336, True),
+        ("every patch of 336 pixels, cached", "mlp", 336, False),
         ("every patch of 518 pixels, cached", "mlp", 518, False),
     ):
         tower = config.vision_tower.model_copy(update={"image_size": size})
