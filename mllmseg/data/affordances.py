@@ -46,6 +46,16 @@ CARRIED = (
 )  # fmt: skip
 # What stands on these is behind or in front of them as often as above or below.
 SURFACES = frozenset({"dining table", "bed", "couch", "bench", "chair", "table-merged", "counter", "rug-merged"})
+# What lies within a person's outline.
+WORN = frozenset(
+    {
+        "accessories", "belt", "blazer", "blouse", "bodysuit", "boots", "bracelet", "cape", "cardigan", "coat", "dress",
+        "flats", "glasses", "gloves", "hair", "hat", "heels", "hoodie", "jacket", "jeans", "jumper", "leggings",
+        "loafers", "necklace", "pants", "pumps", "ring", "romper", "sandals", "scarf", "shirt", "shoes", "shorts",
+        "skin", "skirt", "sneakers", "socks", "stockings", "suit", "sunglasses", "sweater", "sweatshirt", "t-shirt",
+        "tie", "tights", "top", "vest", "watch", "wedges",
+    }
+)  # fmt: skip
 BEARERS = frozenset({landmark for _, landmark in ON})
 # Carried things that labels often leave out: that somebody has none is not said.
 EASILY_MISSED = frozenset({"handbag", "backpack", "tie", "cell phone"})

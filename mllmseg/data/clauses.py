@@ -64,7 +64,8 @@ def colour(scene: Scene, category: str, things: tuple[Thing, ...]) -> Iterator[C
     """Of one clear colour."""
     if category in affordances.COLOURLESS or not scene.is_thing(category):
         return
-    seen = {name for others in scene.countable().values() for t in others if (name := clear_colour(scene.look(t)))}
+    near = [*things, *(thing for others in scene.countable().values() for thing in others)]
+    seen = {name for thing in near if (name := clear_colour(scene.look(thing)))}
     for name in sorted(seen | ALWAYS_ASKED):
         yes = {t.id for t in things if clear_colour(scene.look(t)) == name}
         no = {t.id for t in things if colours.certainly_not(name, _parts(scene.look(t)))}

@@ -130,6 +130,7 @@ def _fill(template: str, nouns: list[str], category: str) -> str:
         ac=words.with_article(first),
         d=second,
         ds=words.plural(second),
+        ad=words.with_article(second),
         who="who" if category in words.PEOPLE else "that",
     )
 

@@ -1,8 +1,8 @@
 """Ways to refer to things in a scene: each program lists every reference it can make with certainty.
 
 A new kind of sentence is one function here, registered under its name. Templates are filled by `phrases`: `{c}`, `{cs}`
-and `{ac}` are the first category's noun, plural and noun with article; `{d}`, `{ds}` the second's; `{who}` is "who" for
-people and "that" for things.
+and `{ac}` are the first category's noun, plural and noun with article; `{d}`, `{ds}` and `{ad}` the second's; `{who}`
+is "who" for people and "that" for things.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from mllmseg.data import colours, compound, phrases  # compound registers its programs
+from mllmseg.data import colours, compound, garments, phrases  # compound and garments register programs
 from mllmseg.data.datasets.coco_mini import Photo
 from mllmseg.data.looks import Look
 from mllmseg.data.negatives import NEGATIVES, absent
@@ -47,6 +47,8 @@ PROGRAM_WEIGHTS: Mapping[str, float] = {
     "count": 5,
     "action": 5,
     "described": 4,
+    "garment": 14,
+    "wearer": 14,
     "compound": 9,
     "nested": 3,
     "long": 9,
@@ -60,13 +62,14 @@ NEGATIVE_WEIGHTS: Mapping[str, float] = {
     "swapped": 4,
     "wrong_count": 5,
     "wrong_pair": 5,
+    "wrong_garment": 20,
 }
 ABSENT_ONLY: Mapping[str, float] = {"no_target": 1}
 # Programs by what must be understood to follow them: how results are broken down.
 KINDS: Mapping[str, tuple[str, ...]] = {
     "category": ("unique", "all", "described"),
     "position": ("side_of_two", "extreme", "middle", "ordinal", "half"),
-    "attribute": ("size", "colour", "clothing", "brightness"),
+    "attribute": ("size", "colour", "clothing", "brightness", *garments.ATTRIBUTES),
     "relation": ("relation", "nearest", *compound.RELATIONS),
     "exclusion": ("exclusion", "not", "neither", "except"),
     "count": ("count", "group"),
@@ -75,7 +78,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "long": ("long",),
     "absent": ("no_target",),
     "wrong place": ("impossible",),
-    "wrong attribute": ("wrong_attribute",),
+    "wrong attribute": ("wrong_attribute", "wrong_garment"),
     "wrong relation": ("wrong_relation", "swapped"),
     "wrong count": ("wrong_count",),
     "wrong pair": ("wrong_pair",),

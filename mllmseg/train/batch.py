@@ -5,13 +5,14 @@ N [SEG] tokens, M decisions, I instances, S superpixels, K names, h w the valid 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from mllmseg.constants import SAM_EMBEDDING_STRIDE
+from mllmseg.data.affordances import WORN
 from mllmseg.data.datasets.coco_mini import Photo
 from mllmseg.data.training import Sample
 from mllmseg.models.losses import superpixel_coverage
@@ -20,7 +21,6 @@ from mllmseg.structures import ImageFeatures, Movable, Superpixels
 # A superpixel bears the name of a category that covers it this much, and shows nothing that was labelled below that.
 MIN_NAMED_COVERAGE = 0.6
 MAX_OUTSIDE_COVERAGE = 0.15
-UNNAMED, OUTSIDE = -1, -2
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,22 @@ class SuperpixelLabels(Movable):
     """What the labels say each superpixel shows.
 
     Attributes:
-        names: `[S]` index of a name; `OUTSIDE`: nothing of `scope`; `UNNAMED`: the labels do not tell.
-        scope: `[K]` bool: names that were looked for in this photo.
+        names: `[S, K]` bool: the names it bears, several where instances lie on one another: a person and a shirt.
+        open: `[S, K]` bool: names of which the labels do not tell whether it bears them.
     """
 
     names: Tensor
-    scope: Tensor
+    open: Tensor
+
+    @property
+    def named(self) -> Tensor:
+        """`[S]` bool: the superpixels that bear a name."""
+        return self.names.any(1)
+
+    @property
+    def told(self) -> Tensor:
+        """`[S]` bool: the superpixels that the labels tell anything about, be it only what they do not show."""
+        return self.named | ~self.open.all(1)
 
 
 def region_targets(targets: Targets, superpixels: Superpixels) -> RegionTargets:
@@ -103,15 +113,17 @@ def mirror(features: ImageFeatures) -> ImageFeatures:
 
 def unnamed(superpixels: Superpixels, count: int) -> SuperpixelLabels:
     """The labels of an image that has none; `count`: K."""
-    return SuperpixelLabels(torch.full((len(superpixels),), UNNAMED), torch.zeros(count, dtype=torch.bool))
+    nothing = torch.zeros(len(superpixels), count, dtype=torch.bool)
+    return SuperpixelLabels(nothing, ~nothing)
 
 
 def superpixel_labels(
     photo: Photo, masks: Mapping[int, Tensor], superpixels: Superpixels, index: Mapping[str, int], count: int
 ) -> SuperpixelLabels:
-    """Which name each superpixel bears.
+    """Which names each superpixel bears.
 
-    A superpixel that nothing labelled covers is `OUTSIDE`, unless it meets the box of an instance without a mask.
+    A superpixel that nothing labelled covers shows nothing that was looked for, unless it meets the box of an instance
+    without a mask. What people wear is left open where only people were labelled.
 
     Args:
         photo: its labels, as they are upright: names stay with their superpixels in a mirrored photo.
@@ -120,7 +132,6 @@ def superpixel_labels(
         index: category → index of its name; categories without one are not used.
         count: K.
     """
-    names = {item.id: index.get(item.category, UNNAMED) for item in photo.instances}
     seen, unseen = torch.zeros(2, *superpixels.label_map.shape, dtype=torch.bool)
     scale = max(superpixels.label_map.shape) / max(photo.size)
     for item in photo.instances:
@@ -129,10 +140,22 @@ def superpixel_labels(
             unseen[int(y) : int(y + height) + 1, int(x) : int(x + width) + 1] = True
     stacked = torch.stack([seen, unseen, *masks.values()])
     coverage = superpixel_coverage(stacked, superpixels.label_map, len(superpixels))
-    unseen_part, best, owner = coverage[1], *coverage[[0, *range(2, len(stacked))]].max(dim=0)
-    owners = torch.tensor([UNNAMED, *(names[key] for key in masks)])
-    found = torch.where(best >= MIN_NAMED_COVERAGE, owners[owner], UNNAMED)
-    found[(best < MAX_OUTSIDE_COVERAGE) & (unseen_part < MAX_OUTSIDE_COVERAGE)] = OUTSIDE
-    scope = torch.zeros(count, dtype=torch.bool)
-    scope[[index[category] for category in photo.scope if category in index]] = True
-    return SuperpixelLabels(found, scope)
+    best = coverage[[0, *range(2, len(stacked))]].amax(dim=0)
+    labels = unnamed(superpixels, count)
+    outside = (best < MAX_OUTSIDE_COVERAGE) & (coverage[1] < MAX_OUTSIDE_COVERAGE)
+    labels.open[outside] = ~_marked(photo.scope, index, count)
+    categories = {item.id: item.category for item in photo.instances}
+    for category, covered in zip(map(categories.__getitem__, masks), coverage[2:] >= MIN_NAMED_COVERAGE, strict=True):
+        if category in index:
+            labels.names[:, index[category]] |= covered
+    labels.open[labels.named] = False
+    if "person" in index:
+        labels.open[labels.names[:, index["person"]]] = _marked(WORN - photo.scope, index, count)
+    return labels
+
+
+def _marked(categories: Collection[str], index: Mapping[str, int], count: int) -> Tensor:
+    """`[K]` bool: the names of these categories."""
+    marked = torch.zeros(count, dtype=torch.bool)
+    marked[[index[category] for category in categories if category in index]] = True
+    return marked

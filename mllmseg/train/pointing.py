@@ -40,7 +40,7 @@ class Recording(Movable):
         masks: `[N, h, w]` bool targets.
         coverage, areas: `[N, S]` and `[S]` the targets, counted in superpixels.
         exists: `[M]` bool.
-        names, scope: `[S]` and `[K]`, see `SuperpixelLabels`.
+        names, open: `[S, K]` bool, see `SuperpixelLabels`.
         flipped: scalar bool: whether the photo was mirrored.
     """
 
@@ -59,7 +59,7 @@ class Recording(Movable):
     areas: Tensor
     exists: Tensor
     names: Tensor
-    scope: Tensor
+    open: Tensor
     flipped: Tensor
 
     @property
@@ -124,7 +124,7 @@ def record(
         areas=counted.areas,
         exists=targets.exists,
         names=labels.names,
-        scope=labels.scope,
+        open=labels.open,
         flipped=torch.tensor(flipped),
     )
 

@@ -27,6 +27,8 @@ from mllmseg.train.validation import ValidationSet
 
 Item = TypeVar("Item")
 Read = Callable[[TrainingImage, random.Random], Item]
+# Labels of so many photos are kept, at 15 KB each; those of more are worked out at every visit.
+MAX_KEPT_LABELS = 8192
 # What the stages after `instruct` read is what it has something to point at for.
 POINTING = "point"
 
@@ -194,15 +196,17 @@ class TrainingData:
         return source.draw(image, _view(cached), rng, data or self.config.data, stage=stage)
 
     def labels(self, image: TrainingImage, cached: CachedImage) -> SuperpixelLabels:
-        """What each superpixel of an image shows, mirrored or not; worked out once."""
+        """What each superpixel of an image shows, mirrored or not."""
         if image.id in self._labels:
             return self._labels[image.id]
         superpixels = cached.features.superpixels
         found = self.sources[image.source].labelled(image, _view(cached))
         if found is None:
             return unnamed(superpixels, len(self.vocabulary))
-        self._labels[image.id] = superpixel_labels(*found, superpixels, self._index, len(self.vocabulary))
-        return self._labels[image.id]
+        labels = superpixel_labels(*found, superpixels, self._index, len(self.vocabulary))
+        if len(self._labels) < MAX_KEPT_LABELS:
+            self._labels[image.id] = labels
+        return labels
 
     def _readers(self, stage: str) -> list[int]:
         """The sources that a stage draws from."""

@@ -21,7 +21,7 @@ from mllmseg.models.head import HeadOutput, SegHead, maximise_expected_iou
 from mllmseg.models.losses import existence_loss, mask_losses, pointer_losses, text_loss
 from mllmseg.models.mllmseg import ImageOutput, MLLMSeg
 from mllmseg.structures import ImageFeatures, PackedText, VisualTokens
-from mllmseg.train.batch import OUTSIDE, RegionTargets, SuperpixelLabels, Targets, region_targets
+from mllmseg.train.batch import RegionTargets, SuperpixelLabels, Targets, region_targets
 from mllmseg.train.pointing import Recording, prompts, recorded_regions, replay
 
 # Cosine similarities are sharpened by this before the softmax over category names.
@@ -95,41 +95,43 @@ def naming_loss(visual: Sequence[VisualTokens], labels: Sequence[SuperpixelLabel
         labels: what their superpixels show.
         table: `[K, D]` word embeddings of the names.
     """
-    rows = [(item.assignment @ item.tokens)[label.names >= 0] for item, label in zip(visual, labels, strict=True)]
-    names = torch.cat([label.names[label.names >= 0] for label in labels])
+    rows = [(item.assignment @ item.tokens)[label.named] for item, label in zip(visual, labels, strict=True)]
+    names = torch.cat([label.names[label.named] for label in labels])
+    left = torch.cat([label.open[label.named] for label in labels])
     terms = Terms(outputs=[item.tokens for item in visual])
     if len(names):
         similarity = F.normalize(torch.cat(rows).float(), dim=1) @ F.normalize(table, dim=1).T
-        losses = F.cross_entropy(similarity * NAMING_SHARPNESS, names, reduction="sum")
-        pull = (1 - similarity.gather(1, names[:, None])).sum()
-        terms.add_loss("naming", losses + pull, len(names))
-        terms.add_figure("naming_accuracy", (similarity.argmax(1) == names).sum(), len(names))
+        own = (names / names.sum(1, keepdim=True) * similarity).sum(1)
+        logits = similarity * NAMING_SHARPNESS
+        losses = logits.masked_fill(left, -torch.inf).logsumexp(1) - own * NAMING_SHARPNESS
+        terms.add_loss("naming", (losses + 1 - own).sum(), len(names))
+        terms.add_figure("naming_accuracy", _share_right(similarity, names), len(names))
     return terms
 
 
 def lexicon_loss(head: SegHead, lexicon: Sequence[Tensor], labels: Sequence[SuperpixelLabels]) -> Terms:
-    """Teaches the head's lexicon which name of its vocabulary each superpixel bears, or that it bears none.
+    """Teaches the head's lexicon which names of its vocabulary each superpixel bears, or that it bears none.
 
-    Where the labels only say that a superpixel shows nothing that was looked for, every other name stays possible.
+    Several names share it alike. Where the labels only say that a superpixel shows nothing that was looked for, every
+    other name stays possible.
 
     Args:
         head: whose `name_logits` are trained.
         lexicon: `[S, d]` of each photo.
         labels: what their superpixels show.
     """
-    names = torch.cat([label.names for label in labels])
-    scope = torch.cat([label.scope.expand(len(label.names), -1) for label in labels])
+    names, left = torch.cat([label.names for label in labels]), torch.cat([label.open for label in labels])
+    named, told = (torch.cat([getattr(label, part) for label in labels]) for part in ("named", "told"))
     logits = head.name_logits(torch.cat(list(lexicon))).float()
-    named, outside = names >= 0, names == OUTSIDE
-    told = named | outside
     terms = Terms(outputs=[logits])
     if told.any():
-        possible = F.one_hot(names.clamp(min=0), logits.shape[1]).bool()
-        possible[outside] = F.pad(~scope[outside], (0, 1), value=True)
-        losses = logits.logsumexp(1) - logits.masked_fill(~possible, -torch.inf).logsumexp(1)
+        own = (names / names.sum(1, keepdim=True).clamp(min=1) * logits[:, :-1]).sum(1)
+        rivals = logits.masked_fill(F.pad(left, (0, 1), value=False), -torch.inf).logsumexp(1)
+        possible = logits.masked_fill(F.pad(~left, (0, 1), value=False), -torch.inf).logsumexp(1)
+        losses = torch.where(named, rivals - own, logits.logsumexp(1) - possible)
         terms.add_loss("lexicon", losses[told].sum(), int(told.sum()))
     if named.any():
-        terms.add_figure("lexicon_accuracy", (logits.argmax(1) == names)[named].sum(), int(named.sum()))
+        terms.add_figure("lexicon_accuracy", _share_right(logits[named], F.pad(names[named], (0, 1))), int(named.sum()))
     return terms
 
 
@@ -163,7 +165,7 @@ def point_loss(model: MLLMSeg, recordings: list[Recording]) -> Terms:
         image, words = replay(model, recording)
         _add_pointer_terms(terms, image, recording.targets)
         lexicon.append(words)
-    named = lexicon_loss(model.head, lexicon, [SuperpixelLabels(item.names, item.scope) for item in recordings])
+    named = lexicon_loss(model.head, lexicon, [SuperpixelLabels(item.names, item.open) for item in recordings])
     return join(terms, named)
 
 
@@ -191,9 +193,8 @@ def join(*parts: Terms) -> Terms:
 
 def label_counts(labels: Iterable[SuperpixelLabels]) -> dict[str, int]:
     """How often the naming and lexicon losses of these photos count, known before any forward pass."""
-    names = torch.cat([label.names for label in labels])
-    named = int((names >= 0).sum())
-    return {"naming": named, "lexicon": named + int((names == OUTSIDE).sum())}
+    named, told = (torch.cat([getattr(label, part) for label in labels]) for part in ("named", "told"))
+    return {"naming": int(named.sum()), "lexicon": int(told.sum())}
 
 
 def text_counts(texts: Iterable[PackedText]) -> dict[str, int]:
@@ -212,6 +213,11 @@ def mask_counts(drawn: Iterable[Tensor]) -> dict[str, int]:
     """The same for mask losses."""
     photos = sum(len(chosen) > 0 for chosen in drawn)
     return {"mask_bce": photos, "mask_dice": photos}
+
+
+def _share_right(logits: Tensor, names: Tensor) -> Tensor:
+    """How many rows have their highest logit at one of their names."""
+    return names.gather(1, logits.argmax(1, keepdim=True)).sum()
 
 
 def _add_pointer_terms(terms: Terms, image: ImageOutput, targets: RegionTargets) -> None:

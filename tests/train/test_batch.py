@@ -16,7 +16,7 @@ from mllmseg.data.training import Sample
 from mllmseg.models.partition import to_superpixels
 from mllmseg.models.pooling import pool_superpixels, superpixel_geometry
 from mllmseg.structures import ImageFeatures
-from mllmseg.train.batch import OUTSIDE, UNNAMED, SuperpixelLabels, mirror, sample_targets, superpixel_labels, unnamed
+from mllmseg.train.batch import SuperpixelLabels, mirror, sample_targets, superpixel_labels, unnamed
 
 
 @pytest.fixture
@@ -101,8 +101,13 @@ def test_a_sample_without_targets() -> None:
 
 def test_an_image_without_labels_has_no_names(features: ImageFeatures) -> None:
     found = unnamed(features.superpixels, 3)
-    assert found.names.tolist() == [UNNAMED] * 4
-    assert found.scope.tolist() == [False] * 3
+    assert found.names.shape == found.open.shape == (4, 3)
+    assert found.open.all()
+    assert not found.told.any()
+
+
+NAMES = ("cat", "hat", "dog", "person")
+ALL_OPEN = "(cat hat dog person)"
 
 
 @pytest.fixture
@@ -120,27 +125,49 @@ def labels_of(
         Instance(ident, category, (x, y, width, height), "human", [], False, width * height)
         for category, (ident, x, y, width, height) in instances.items()
     )
-    photo = Photo(1, Path("1.jpg"), (64, 48), frozenset({"dog", "cat"}), "coco80", things)
-    return superpixel_labels(photo, masks, features.superpixels, {"dog": 2, "cat": 0, "hat": 1}, 3)
+    scope = frozenset({"dog", "cat", "person"} & ({"dog", "cat"} | instances.keys()))
+    photo = Photo(1, Path("1.jpg"), (64, 48), scope, "coco80", things)
+    return superpixel_labels(photo, masks, features.superpixels, {name: n for n, name in enumerate(NAMES)}, len(NAMES))
+
+
+def told(found: SuperpixelLabels) -> list[str]:
+    """Per superpixel the names it bears, then those left open, in brackets."""
+    lines = []
+    for names, left in zip(found.names.tolist(), found.open.tolist(), strict=True):
+        borne, rest = ([name for name, mark in zip(NAMES, marks, strict=True) if mark] for marks in (names, left))
+        lines.append(" ".join(borne + ["(" + " ".join(rest) + ")"] * bool(rest)))
+    return lines
 
 
 def test_superpixels_bear_the_name_of_what_covers_them(columns: ImageFeatures) -> None:
     masks = masks_of((0, 0, 76, 256), (76, 0, 144, 256))
     found = labels_of(columns, masks, dog=(5, 0, 0, 19, 64), cat=(6, 19, 0, 17, 64))
-    assert found.names.tolist() == [2, UNNAMED, 0, OUTSIDE], "the second is more than half dog, but not enough"
-    assert found.scope.tolist() == [True, False, True]
+    assert told(found) == ["dog", ALL_OPEN, "cat", "(hat person)"], "the second is more than half dog, but not enough"
+    assert found.told.tolist() == [True, False, True, True]
+    assert found.named.tolist() == [True, False, True, False]
 
 
 def test_what_may_hide_in_a_box_without_a_mask_is_unknown(columns: ImageFeatures) -> None:
     masks = masks_of((0, 0, 48, 256))
     found = labels_of(columns, masks, dog=(5, 0, 0, 12, 64), cat=(9, 36, 0, 12, 32))
-    assert found.names.tolist() == [2, OUTSIDE, OUTSIDE, UNNAMED]
+    assert told(found) == ["dog", "(hat person)", "(hat person)", ALL_OPEN]
 
 
 def test_a_category_without_a_name_is_unknown(columns: ImageFeatures) -> None:
     found = labels_of(columns, masks_of((0, 0, 48, 256)), spoon=(5, 0, 0, 12, 64))
-    assert found.names.tolist() == [UNNAMED, OUTSIDE, OUTSIDE, OUTSIDE]
+    assert told(found) == [ALL_OPEN, *["(hat person)"] * 3]
 
 
 def test_a_photo_without_labels_shows_nothing_of_its_scope(columns: ImageFeatures) -> None:
-    assert labels_of(columns, {}).names.tolist() == [OUTSIDE] * 4
+    assert told(labels_of(columns, {})) == ["(hat person)"] * 4
+
+
+def test_what_lies_on_one_another_shares_a_superpixel(columns: ImageFeatures) -> None:
+    masks = masks_of((0, 0, 144, 256), (48, 0, 96, 256))
+    found = labels_of(columns, masks, dog=(5, 0, 0, 36, 64), cat=(6, 12, 0, 12, 64))
+    assert told(found) == ["dog", "cat dog", "dog", "(hat person)"]
+
+
+def test_what_somebody_wears_is_open_where_only_people_were_labelled(columns: ImageFeatures) -> None:
+    found = labels_of(columns, masks_of((0, 0, 96, 256)), person=(5, 0, 0, 24, 64))
+    assert told(found) == ["person (hat)", "person (hat)", "(hat)", "(hat)"]

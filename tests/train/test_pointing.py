@@ -14,7 +14,7 @@ from mllmseg.data.conversation import ConversationEncoder
 from mllmseg.models.build import build_model
 from mllmseg.models.mllmseg import MLLMSeg
 from mllmseg.structures import ImageFeatures, PackedText, Turn, VisualTokens
-from mllmseg.train.batch import OUTSIDE, UNNAMED, SuperpixelLabels, Targets
+from mllmseg.train.batch import SuperpixelLabels, Targets
 from mllmseg.train.pointing import Recording, record, replay
 from mllmseg.train.steps import Terms, lexicon_loss, loss_weights, point_loss, refine_loss
 
@@ -62,10 +62,14 @@ def recording_of(
     features: ImageFeatures,
     branches: list[list[Turn]] = BRANCHES,
     exists: torch.Tensor = EXISTS,
-    names: tuple[int, ...] = (0, OUTSIDE, 1, UNNAMED, 0),
+    names: str = "a-b?a",
 ) -> Recording:
+    """`names` has a letter per superpixel: one of two names, `-` for none, `?` where nothing is known."""
     superpixels = len(features.superpixels)
-    labels = SuperpixelLabels(torch.tensor(names[:superpixels]), torch.ones(len(NAMES), dtype=torch.bool))
+    labels = SuperpixelLabels(
+        torch.tensor([[letter == name for name in "ab"] for letter in names[:superpixels]]),
+        torch.tensor([[letter == "?"] * 2 for letter in names[:superpixels]]),
+    )
     return record(model, features, *read(model, features, branches), targets(exists), labels, flipped=True)
 
 
@@ -139,12 +143,13 @@ def test_losses_of_every_kind(model: MLLMSeg, photos: list[ImageFeatures]) -> No
 
 def test_the_lexicon_is_taught_what_each_superpixel_shows(model: MLLMSeg, features: ImageFeatures) -> None:
     recording = recording_of(model, features)
-    assert (recording.names.tolist(), recording.scope.tolist()) == ([0, OUTSIDE, 1, UNNAMED, 0], [True, True])
+    assert recording.names.nonzero().tolist() == [[0, 0], [2, 1], [4, 0]]
+    assert recording.open.nonzero().tolist() == [[3, 0], [3, 1]]
     with torch.no_grad():
         _, lexicon = replay(model, recording)
-        expected = lexicon_loss(model.head, [lexicon], [SuperpixelLabels(recording.names, recording.scope)])
+        expected = lexicon_loss(model.head, [lexicon], [SuperpixelLabels(recording.names, recording.open)])
     assert means(point_loss(model, [recording]))["lexicon"] == pytest.approx(means(expected)["lexicon"])
-    silent = recording_of(model, features, names=(UNNAMED,) * 5)
+    silent = recording_of(model, features, names="?????")
     assert "lexicon" not in means(point_loss(model, [silent]))
 
 

@@ -13,7 +13,7 @@ from mllmseg.data.conversation import ConversationEncoder
 from mllmseg.models.build import build_model
 from mllmseg.models.mllmseg import MLLMSeg
 from mllmseg.structures import ImageFeatures, Turn, VisualTokens
-from mllmseg.train.batch import OUTSIDE, UNNAMED, SuperpixelLabels, Targets
+from mllmseg.train.batch import SuperpixelLabels, Targets
 from mllmseg.train.steps import (
     NAMING_SHARPNESS,
     Terms,
@@ -43,8 +43,14 @@ def tokens(*rows: list[float]) -> VisualTokens:
     return VisualTokens(torch.tensor(rows), torch.eye(len(rows)))
 
 
+UNNAMED, OUTSIDE = -1, -2
+
+
 def labels(*names: int, scope: tuple[bool, ...] = (True, True)) -> SuperpixelLabels:
-    return SuperpixelLabels(torch.tensor(names), torch.tensor(scope))
+    """Labels of one name each, of two names; `OUTSIDE`: nothing of `scope`; `UNNAMED`: they do not tell."""
+    borne = torch.tensor([[name == index for index in range(2)] for name in names])
+    left = {UNNAMED: torch.tensor([True, True]), OUTSIDE: ~torch.tensor(scope)}
+    return SuperpixelLabels(borne, torch.stack([left.get(name, torch.zeros(2, dtype=torch.bool)) for name in names]))
 
 
 def test_naming_loss_by_hand() -> None:
@@ -99,6 +105,24 @@ def test_the_lexicon_loss_by_hand() -> None:
     assert terms.counts == {"lexicon": 2}
     assert means(terms)["lexicon"] == pytest.approx(-math.log(3 / 10 * 5 / 10) / 2, abs=1e-5)
     assert means(terms)["lexicon_accuracy"] == 0, "of the named one alone: the logits say none"
+
+
+def test_several_names_share_a_superpixel_alike() -> None:
+    both = SuperpixelLabels(torch.tensor([[True, True]]), torch.tensor([[False, False]]))
+    weights = [[math.log(2), math.log(3), math.log(5)]]
+    terms = means(lexicon_loss_of(weights, both))
+    assert terms["lexicon"] == pytest.approx(-(math.log(2 / 10) + math.log(3 / 10)) / 2, abs=1e-5)
+    assert means(lexicon_loss_of([[3.0, 2.0, 1.0]], both))["lexicon_accuracy"] == 1
+    found = naming_loss([tokens([3.0, 0.0])], [both], TABLE)  # cosines 1 and 0
+    expected = math.log(1 + math.exp(NAMING_SHARPNESS)) - NAMING_SHARPNESS / 2 + 0.5
+    assert means(found)["naming"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_name_left_open_is_no_rival() -> None:
+    shirt = SuperpixelLabels(torch.tensor([[True, False]]), torch.tensor([[False, True]]))
+    loss = means(lexicon_loss_of([[math.log(2), math.log(3), math.log(5)]], shirt))["lexicon"]
+    assert loss == pytest.approx(-math.log(2 / 7), abs=1e-5)
+    assert means(naming_loss([tokens([3.0, 0.0])], [shirt], TABLE))["naming"] == pytest.approx(0, abs=1e-5)
 
 
 def test_superpixels_that_nothing_is_known_about_teach_the_lexicon_nothing() -> None:
