@@ -1,8 +1,9 @@
 """Filling the feature cache: several processes, on several machines, each with a journal of its own.
 
-Nobody hands out the work. Every filling process goes through the images in its own order, by its rank or by chance
-where others are at work already, and leaves out what anyone has finished meanwhile. What two of them compute twice is
-at most what is in flight when they meet.
+Nobody hands out the work. Every filling process goes through the images in its own order and leaves out what anyone has
+finished meanwhile. Processes of one launch take every n-th image first, so that they share whatever is missing, and
+then the others' from the end; one that joins others by chance starts anywhere. What two of them compute twice is at
+most what is in flight when they meet.
 """
 
 from __future__ import annotations
@@ -179,11 +180,10 @@ class Filling:
         self._done: set[tuple[str, str]] = set()
         self._looked = -math.inf
         self._advance: Callable[[bool], None] | None = None
-        self._first = self._choose_start()
 
     def missing(self) -> Iterator[CacheEntry]:
         """The images that nobody has computed, looked up one at a time, just before each is needed."""
-        for number in itertools.chain(range(self._first, len(self.entries)), range(self._first)):
+        for number in self._order():
             entry = self.entries[number]
             try:
                 if self._is_done(entry):
@@ -221,13 +221,15 @@ class Filling:
         self._wait_for_others()
         return FillReport(self.computed, self.present, tuple(self.bad.items()))
 
-    def _choose_start(self) -> int:
-        process = this_process()
+    def _order(self) -> list[int]:
+        numbers, process = range(len(self.entries)), this_process()
         if process.count > 1:
-            return process.rank * len(self.entries) // process.count
-        if not any(self.cache.folder.glob("journal-*")):
-            return 0
-        return random.Random(f"{socket.gethostname()} {os.getpid()}").randrange(max(1, len(self.entries)))
+            others = [number for number in reversed(numbers) if number % process.count != process.rank]
+            return [*numbers[process.rank :: process.count], *others]
+        first = 0
+        if any(self.cache.folder.glob("journal-*")):
+            first = random.Random(f"{socket.gethostname()} {os.getpid()}").randrange(max(1, len(self.entries)))
+        return [*numbers[first:], *numbers[:first]]
 
     def _is_done(self, entry: CacheEntry) -> bool:
         index, embeddings = self.cache.index, self.cache.embeddings

@@ -409,6 +409,22 @@ def test_two_fill_at_once(
     assert 12 <= computed <= 24
 
 
+def test_processes_of_one_launch_share_what_is_missing(
+    tmp_path: Path, tiny_config: ModelConfig, stack: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it lies: a run had filled the first images, and every process went on from the same one."""
+    entries = save_images(tmp_path, [f"{number}.png" for number in range(12)])
+    cache = FeatureCache(tmp_path / "cache", tiny_config)
+    cache.fill(entries[:6], stack=stack)
+    orders = []
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        orders.append([entry.name for entry in cache_fill.Filling(cache, entries).missing()])
+    assert sorted(orders[0]) == sorted(orders[1]) == sorted(entry.name for entry in entries[6:])
+    assert set(orders[0][:3]).isdisjoint(orders[1][:3])
+
+
 def random_config(config: ModelConfig) -> ModelConfig:
     """Random weights: dear enough with SAM's encoder, so a process is started with few images."""
     return config.model_copy(update={"sam": SamConfig(checkpoint=None, dtype="float32")})
