@@ -15,7 +15,7 @@ from mllmseg.data.negatives import NEGATIVES
 from mllmseg.data.programs import PROGRAMS, Reference
 from mllmseg.data.scene import Scene, Thing
 
-ATTRIBUTES = ("garment", "wearer")
+KIND = ("garment", "wearer")
 CARRIED = frozenset({"bag", "purse", "wallet"})
 # One has these "with" one, and is not "in" them.
 _ORNAMENTS = CARRIED | {"hair", "watch", "bracelet", "ring", "necklace", "glasses", "sunglasses"}

@@ -69,19 +69,21 @@ ABSENT_ONLY: Mapping[str, float] = {"no_target": 1}
 KINDS: Mapping[str, tuple[str, ...]] = {
     "category": ("unique", "all", "described"),
     "position": ("side_of_two", "extreme", "middle", "ordinal", "half"),
-    "attribute": ("size", "colour", "clothing", "brightness", *garments.ATTRIBUTES),
+    "attribute": ("size", "colour", "clothing", "brightness"),
     "relation": ("relation", "nearest", *compound.RELATIONS),
     "exclusion": ("exclusion", "not", "neither", "except"),
     "count": ("count", "group"),
     "action": ("action",),
     "compound": ("compound", "nested"),
     "long": ("long",),
+    "garment": garments.KIND,
     "absent": ("no_target",),
     "wrong place": ("impossible",),
-    "wrong attribute": ("wrong_attribute", "wrong_garment"),
+    "wrong attribute": ("wrong_attribute",),
     "wrong relation": ("wrong_relation", "swapped"),
     "wrong count": ("wrong_count",),
     "wrong pair": ("wrong_pair",),
+    "wrong garment": ("wrong_garment",),
 }
 _COLOUR_WORDS = tuple(f" {word}" for word in (*colours.NAMES, "dark", "light", "bright"))
 KIND_OF = {program: kind for kind, members in KINDS.items() for program in members}
