@@ -1,6 +1,7 @@
-"""At which size the vision tower should read a photo: how well a small network names superpixels by its features.
+r"""At which size the vision tower should read a photo: how well a small network names superpixels by its features.
 
-    python benchmarks/tower_size.py configs/train/tiny.yaml --photos 450 --out benchmarks/tower_size.md
+    python benchmarks/tower_size.py configs/train/tiny.yaml data.sources.0.photos=2880 --photos 450 \
+        --out benchmarks/tower_size.md
 
 The superpixels are the cache's (`mllmseg cache CONFIG` fills it); only the tower reads each photo anew, at each size. A
 network of one hidden layer learns the names of the superpixels of some photos and is asked for those of the photos that
