@@ -6,6 +6,7 @@ counted, so that the other programs pass them by.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 from mllmseg.data import clauses, words
@@ -16,9 +17,10 @@ from mllmseg.data.programs import PROGRAMS, Reference
 from mllmseg.data.scene import Scene, Thing
 
 KIND = ("garment", "wearer")
-CARRIED = frozenset({"bag", "purse", "wallet"})
+_BAGS = frozenset({"bag", "purse", "wallet"})
+_CLOTHES = WORN | _BAGS
 # One has these "with" one, and is not "in" them.
-_ORNAMENTS = CARRIED | {"hair", "watch", "bracelet", "ring", "necklace", "glasses", "sunglasses"}
+_ORNAMENTS = _BAGS | {"hair", "watch", "bracelet", "ring", "necklace", "glasses", "sunglasses"}
 _WEARING = ("the {c} wearing {ad}", "the {c} with {ad}", "the {c} {who} wears {ad}")
 _HAVING = ("the {c} with {ad}", "the {c} {who} has {ad}")
 
@@ -26,8 +28,8 @@ _HAVING = ("the {c} with {ad}", "the {c} {who} has {ad}")
 @PROGRAMS.register("garment")
 def garment(scene: Scene) -> Iterator[Reference]:
     """What is worn, by its colour."""
-    for category, thing in _garments(scene):
-        for clause in clauses.colour(scene, category, (thing,)):
+    for category, thing, colours in _garments(scene):
+        for clause in colours:
             if clause.yes and thing.can_be_target:
                 yield Reference("garment", (thing.id,), (category,), (), said=(clause,), arguments=(clause.argument,))
 
@@ -38,8 +40,8 @@ def wearer(scene: Scene) -> Iterator[Reference]:
     person = _wearer(scene)
     if person is None or not person.can_be_target:
         return
-    for category, thing in _garments(scene):
-        said = [_coloured(category, clause) for clause in clauses.colour(scene, category, (thing,)) if clause.yes]
+    for category, _, colours in _garments(scene):
+        said = [_coloured(category, clause) for clause in colours if clause.yes]
         for templates, argument in (*said, *_plain(category)):
             yield Reference("wearer", (person.id,), ("person", category), templates, arguments=(argument,))
 
@@ -48,29 +50,32 @@ def wearer(scene: Scene) -> Iterator[Reference]:
 def wrong_garment(scene: Scene) -> Iterator[Reference]:
     """What is worn in another colour, and who would wear that, or what nobody here wears."""
     person = _wearer(scene)
-    for category, thing in _garments(scene):
-        for clause in clauses.colour(scene, category, (thing,)):
+    for category, thing, colours in _garments(scene):
+        for clause in colours:
             if thing.id not in clause.no:
                 continue
             yield Reference("wrong_garment", (), (category,), (), said=(clause,), arguments=(clause.argument,))
             if person is not None:
                 yield _nobody(category, *_coloured(category, clause))
     for category in scene.absent if person is not None else ():
-        if category in WORN | CARRIED:
+        if category in _CLOTHES:
             for templates, argument in _plain(category):
                 yield _nobody(category, templates, argument)
 
 
-def _garments(scene: Scene) -> Iterator[tuple[str, Thing]]:
-    for category, things in scene.groups.items():
-        if category in WORN | CARRIED and len(things) == 1 and things[0].instance.mask_source == "class":
-            yield category, things[0]
+@functools.lru_cache(maxsize=4)
+def _garments(scene: Scene) -> tuple[tuple[str, Thing, tuple[Clause, ...]], ...]:
+    """(category, the thing, what may be said of its colour) of all that is worn."""
+    return tuple(
+        (category, things[0], tuple(clauses.colour(scene, category, things)))
+        for category, things in scene.groups.items()
+        if category in _CLOTHES and len(things) == 1 and things[0].instance.mask_source == "class"
+    )
 
 
 def _wearer(scene: Scene) -> Thing | None:
     people = scene.labelled.get("person", [])
-    worn = any(True for _ in _garments(scene))
-    return people[0] if worn and len(people) == 1 and not people[0].instance.is_crowd else None
+    return people[0] if _garments(scene) and len(people) == 1 and not people[0].instance.is_crowd else None
 
 
 def _coloured(category: str, clause: Clause) -> tuple[tuple[str, ...], str]:
@@ -82,7 +87,7 @@ def _coloured(category: str, clause: Clause) -> tuple[tuple[str, ...], str]:
 def _plain(category: str) -> Iterator[tuple[tuple[str, ...], str]]:
     """The same without a colour; nobody is told by having hair."""
     if not words.is_mass(words.name(category)):
-        yield _HAVING if category in CARRIED else _WEARING, category
+        yield _HAVING if category in _BAGS else _WEARING, category
 
 
 def _nobody(category: str, templates: tuple[str, ...], argument: str) -> Reference:

@@ -5,7 +5,7 @@ N [SEG] tokens, M decisions, I instances, S superpixels, K names, h w the valid 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -64,6 +64,12 @@ class SuperpixelLabels(Movable):
 
     names: Tensor
     open: Tensor
+
+    @classmethod
+    def join(cls, labels: Iterable[SuperpixelLabels]) -> SuperpixelLabels:
+        """The labels of several photos' superpixels, one photo after the other."""
+        names, left = zip(*((item.names, item.open) for item in labels), strict=True)
+        return cls(torch.cat(names), torch.cat(left))
 
     @property
     def named(self) -> Tensor:

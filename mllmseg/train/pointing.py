@@ -67,6 +67,11 @@ class Recording(Movable):
         """What the pointer should say."""
         return RegionTargets(self.coverage.float(), self.areas, self.masks.flatten(1).sum(1), self.exists)
 
+    @property
+    def labels(self) -> SuperpixelLabels:
+        """What its superpixels show."""
+        return SuperpixelLabels(self.names, self.open)
+
     def save(self, path: pathlib.Path) -> None:
         """Writes it under a temporary name, then renames it; masks as bits."""
         tensors = {item.name: getattr(self, item.name) for item in fields(self)}

@@ -222,8 +222,7 @@ class Point(Stage):
 
     def counts(self, items: Sequence[Item]) -> dict[str, int]:  # noqa: D102
         recordings = each(items, "recording")
-        labels = [SuperpixelLabels(item.names, item.open) for item in recordings]
-        lexicon = steps.label_counts(labels)["lexicon"]
+        lexicon = steps.label_counts(each(recordings, "labels"))["lexicon"]
         return {**steps.target_counts(recordings), "lexicon": lexicon}
 
     def terms(self, items: Sequence[Item]) -> Terms:  # noqa: D102

@@ -96,8 +96,8 @@ def naming_loss(visual: Sequence[VisualTokens], labels: Sequence[SuperpixelLabel
         table: `[K, D]` word embeddings of the names.
     """
     rows = [(item.assignment @ item.tokens)[label.named] for item, label in zip(visual, labels, strict=True)]
-    names = torch.cat([label.names[label.named] for label in labels])
-    left = torch.cat([label.open[label.named] for label in labels])
+    known = SuperpixelLabels.join(labels)
+    names, left = known.names[known.named], known.open[known.named]
     terms = Terms(outputs=[item.tokens for item in visual])
     if len(names):
         similarity = F.normalize(torch.cat(rows).float(), dim=1) @ F.normalize(table, dim=1).T
@@ -120,8 +120,8 @@ def lexicon_loss(head: SegHead, lexicon: Sequence[Tensor], labels: Sequence[Supe
         lexicon: `[S, d]` of each photo.
         labels: what their superpixels show.
     """
-    names, left = torch.cat([label.names for label in labels]), torch.cat([label.open for label in labels])
-    named, told = (torch.cat([getattr(label, part) for label in labels]) for part in ("named", "told"))
+    known = SuperpixelLabels.join(labels)
+    names, left, named, told = known.names, known.open, known.named, known.told
     logits = head.name_logits(torch.cat(list(lexicon))).float()
     terms = Terms(outputs=[logits])
     if told.any():
@@ -165,7 +165,7 @@ def point_loss(model: MLLMSeg, recordings: list[Recording]) -> Terms:
         image, words = replay(model, recording)
         _add_pointer_terms(terms, image, recording.targets)
         lexicon.append(words)
-    named = lexicon_loss(model.head, lexicon, [SuperpixelLabels(item.names, item.open) for item in recordings])
+    named = lexicon_loss(model.head, lexicon, [recording.labels for recording in recordings])
     return join(terms, named)
 
 
@@ -193,8 +193,8 @@ def join(*parts: Terms) -> Terms:
 
 def label_counts(labels: Iterable[SuperpixelLabels]) -> dict[str, int]:
     """How often the naming and lexicon losses of these photos count, known before any forward pass."""
-    named, told = (torch.cat([getattr(label, part) for label in labels]) for part in ("named", "told"))
-    return {"naming": int(named.sum()), "lexicon": int(told.sum())}
+    known = SuperpixelLabels.join(labels)
+    return {"naming": int(known.named.sum()), "lexicon": int(known.told.sum())}
 
 
 def text_counts(texts: Iterable[PackedText]) -> dict[str, int]:

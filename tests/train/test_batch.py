@@ -125,7 +125,7 @@ def labels_of(
         Instance(ident, category, (x, y, width, height), "human", [], False, width * height)
         for category, (ident, x, y, width, height) in instances.items()
     )
-    scope = frozenset({"dog", "cat", "person"} & ({"dog", "cat"} | instances.keys()))
+    scope = frozenset({"dog", "cat"} | ({"person"} & instances.keys()))
     photo = Photo(1, Path("1.jpg"), (64, 48), scope, "coco80", things)
     return superpixel_labels(photo, masks, features.superpixels, {name: n for n, name in enumerate(NAMES)}, len(NAMES))
 

@@ -147,7 +147,7 @@ def test_the_lexicon_is_taught_what_each_superpixel_shows(model: MLLMSeg, featur
     assert recording.open.nonzero().tolist() == [[3, 0], [3, 1]]
     with torch.no_grad():
         _, lexicon = replay(model, recording)
-        expected = lexicon_loss(model.head, [lexicon], [SuperpixelLabels(recording.names, recording.open)])
+        expected = lexicon_loss(model.head, [lexicon], [recording.labels])
     assert means(point_loss(model, [recording]))["lexicon"] == pytest.approx(means(expected)["lexicon"])
     silent = recording_of(model, features, names="?????")
     assert "lexicon" not in means(point_loss(model, [silent]))
