@@ -50,6 +50,8 @@ ROWS = (
     Row("SAM's mask decoder tuned, too", ("trainable=[projector,lora,head,mask_decoder]",)),
     Row("half of the photos", (), ("data.sources=[{name: coco-mini, photos: 240}]",)),
     Row("a quarter of the photos", (), ("data.sources=[{name: coco-mini, photos: 120}]",)),
+    # Before it: mllmseg data augment ../shared/data/coco-mini runs/augmented --photos 480
+    Row("a view of each photo beside it", (), ("data.root=runs/augmented",)),
     Row("another seed", (), ("seed=1",)),
 )
 HEADER = "| what is changed | gIoU, target there | gIoU, all | AUROC | N-acc | T-acc | training, s | settings |"

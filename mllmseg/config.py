@@ -250,7 +250,7 @@ class SourceConfig(Config):
             `captions:FILE`, or `webdataset:FILES` (docs/training.md).
         root: where it lies; None for `data.root`.
         weight: how often it is drawn, relative to the other sources.
-        photos: at most so many of its images; None for all.
+        photos: at most so many of its images, views among them; None for all.
         stages: which stages draw from it; empty for all that it has something for.
     """
 

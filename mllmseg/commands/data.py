@@ -159,6 +159,22 @@ def clean_riscq(
     typer.echo(f"{out}: {len(kept)} of {len(records)} sentences")
 
 
+@data_app.command("augment")
+def augment(
+    root: Annotated[Path, typer.Argument(help="A folder in coco-mini's format.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="The folder to make; train on it instead.", show_default=False)],
+    split: Annotated[str, typer.Option(help="As in instances_SPLIT.json.")] = "train",
+    views: Annotated[int, typer.Option(min=1, help="So many of each photo, at most.")] = 1,
+    photos: Annotated[int | None, typer.Option(min=1, help="Only so many, those that training takes first.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same views.")] = 0,
+) -> None:
+    """Put cut-outs with other tones beside labelled photos, for training."""
+    from mllmseg.data.augment import augment as run
+
+    done = run(root, out, split=split, views=views, photos=photos, seed=seed, progress=True)
+    typer.echo(f"{out}: {done.photos} photos and {done.views} views of them, which kept {done.sentences} sentences")
+
+
 @data_app.command("synth")
 def synth(
     root: Annotated[Path, typer.Argument(help="A folder in coco-mini's format or COCO's.", show_default=False)],

@@ -60,6 +60,7 @@ class TrainingImage:
         source: which of the run's sources.
         index: which of the source's images.
         size: (height, width) where the labels tell.
+        view_of: the id of the image that this one is cut out of.
     """
 
     id: str
@@ -67,6 +68,7 @@ class TrainingImage:
     source: int
     index: int
     size: Size | None = None
+    view_of: str | None = None
 
     @property
     def file_name(self) -> str:
@@ -175,7 +177,7 @@ class Opening:
 
     Attributes:
         config: its settings.
-        name: what the run calls it.
+        name: what the run calls it: a source named twice gets a number.
         what: what stands behind the colon of its name, a split or a file.
         root: the folder it lies in, or None.
         number: which source of the run it is.
@@ -216,7 +218,9 @@ def open_source(config: SourceConfig, number: int, data: DataConfig, bad: BadSam
         raise ConfigError(f"data.sources: unknown '{config.name}': {did_you_mean(kind, [*SOURCES, *datasets])}")
     folder = config.root if config.root is not None else data.root
     root = None if folder is None else pathlib.Path(folder)
-    opening = Opening(config, config.name, what, root, number, bad)
+    again = sum(item.name == config.name for item in data.sources[:number])
+    name = f"{config.name} ({again + 1})" if again else config.name  # one dataset in two folders has equal image ids
+    opening = Opening(config, name, what, root, number, bad)
     source = SOURCES.get(kind if kind in SOURCES else REFERRING)(opening)
     if not source.images:
         raise DataError(f"{config.name}: no image is left to train on{': ' if bad.found else ''}{bad.report()}")

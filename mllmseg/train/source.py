@@ -65,11 +65,12 @@ class TrainingData:
         self.holdout: list[TrainingImage] = []
         self._kept: list[list[TrainingImage]] = []
         for source in self.sources:
-            images = list(source.images)
-            held = images[every - 1 :: every] if every and POINTING in source.stages else []
+            images = source.images
+            whole = [image for image in images if image.view_of is None]
+            held = whole[every - 1 :: every] if every and POINTING in source.stages else []
             self.holdout += held
-            out = set(held)
-            self._kept.append([image for image in images if image not in out])
+            out = {image.id for image in held}  # and their views: one would give the other away
+            self._kept.append([image for image in images if (image.view_of or image.id) not in out])
             if not self._kept[-1]:
                 raise ConfigError(f"{source.name}: {len(images)} photos, {len(held)} of them held out: none is left")
         self.photos = [image for kept in self._kept for image in kept]

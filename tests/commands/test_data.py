@@ -83,6 +83,15 @@ def test_clean_riscq(tmp_path: Path, write_miniature: Writer) -> None:
     assert f"{out}: 2 of 3 sentences" in output
 
 
+def test_augment(tmp_path: Path, write_miniature: Writer) -> None:
+    write_miniature("coco-mini", tmp_path)
+    code, output = run("augment", tmp_path / "coco-mini", tmp_path / "out", "--split", "val", "--views", 2)
+    assert code == 0
+    assert f"{tmp_path / 'out'}: 1 photos and 2 views of them, which kept" in output
+    names = {path.name for path in (tmp_path / "out/images").iterdir()}
+    assert names == {"000000000285.jpg", "000000000285_view1.jpg", "000000000285_view2.jpg"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
@@ -90,6 +99,7 @@ def test_clean_riscq(tmp_path: Path, write_miniature: Writer) -> None:
         (("check", ".", "--dataset", "refcocoo"), "unknown dataset 'refcocoo': did you mean 'refcoco'"),
         (("leaks", "refcoco", "riscq"), "--data-root"),
         (("convert", "coco", "nowhere.json", "out.jsonl"), "nowhere.json: no such file"),
+        (("augment", "nowhere", "out"), "nowhere/instances_train.json: no such file"),
         (("clean-riscq", "nowhere.json", "out.json"), "nowhere.json: no such file"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from mllmseg.config import DataConfig, ModelConfig, SourceConfig, StageConfig, TrainConfig, ValidationConfig
+from mllmseg.data.augment import augment
 from mllmseg.data.training import Sample, TrainingImage
 from mllmseg.errors import ConfigError, DataError
 from mllmseg.models.partition import to_superpixels
@@ -251,6 +252,28 @@ def test_images_held_out_are_read_alike_every_time(
     (first, own), (second, again) = (data.held_out(0, questions(data)) for _ in range(2))
     assert first[1].branches == second[1].branches
     assert own is again is True
+
+
+def test_views_of_images_held_out_are_not_trained_on(
+    tmp_path: Path, write_miniature: Write, open_data: Callable[..., TrainingData]
+) -> None:
+    write_miniature("coco-mini", tmp_path)
+    augment(tmp_path / "coco-mini", tmp_path / "more", views=3)
+    source = SourceConfig(name="coco-mini", root=str(tmp_path / "more"))
+    data = open_data(source, holdout_every=2)
+    assert (len(data.photos), data.holdout) == (4, []), "only photos themselves are held out"
+    with pytest.raises(ConfigError, match="4 photos, 1 of them held out: none is left"):
+        open_data(source, holdout_every=1)
+
+
+def test_one_dataset_in_two_folders_is_two_sources(
+    tmp_path: Path, write_miniature: Write, open_data: Callable[..., TrainingData]
+) -> None:
+    write_miniature("refcoco", tmp_path)
+    write_miniature("refcoco", tmp_path / "copy")
+    data = open_data("refcoco:val", SourceConfig(name="refcoco:val", root=str(tmp_path / "copy")))
+    ids = [image.id for image in data.photos]
+    assert ids[len(ids) // 2 :] == [ident.replace("refcoco:val/", "refcoco:val (2)/") for ident in ids[: len(ids) // 2]]
 
 
 def test_a_bad_image_held_out_is_replaced_and_known_as_such(

@@ -76,6 +76,7 @@ class Photo:
         scope_name: the file's name for it: `coco80`, `panoptic`, `voc20`, `clothing` or a comma-separated list.
         instances: every label, crowds too.
         captions: sentences that describe the whole image.
+        view_of: the id of the photo that this one is cut out of.
     """
 
     id: int
@@ -85,6 +86,7 @@ class Photo:
     scope_name: str
     instances: tuple[Instance, ...]
     captions: tuple[str, ...] = ()
+    view_of: int | None = None
 
     def instance(self, instance_id: int) -> Instance:
         """The label with this id. Raises DataError where the photo has none."""
@@ -168,6 +170,7 @@ class CocoMini:
             scope_name=scope_name,
             instances=tuple(instances),
             captions=tuple(str(caption) for caption in entry.get("captions") or ()),
+            view_of=None if entry.get("view_of") is None else int(entry["view_of"]),
         )
 
     def _read_expressions(self, path: pathlib.Path) -> tuple[Expression, ...]:

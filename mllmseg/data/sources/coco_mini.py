@@ -61,7 +61,11 @@ class CocoMiniSource:
         self.name, self._bad = opening.name, opening.bad
         self._data = CocoMini(opening.root, opening.what or "train")
         self._photos = training_photos(self._data, opening.config.photos)
-        self.images = opening.images([(str(photo.id), photo.path, photo.size) for photo in self._photos])
+        images = opening.images([(str(photo.id), photo.path, photo.size) for photo in self._photos])
+        self.images = tuple(
+            image if photo.view_of is None else replace(image, view_of=f"{self.name}/{photo.view_of}")
+            for image, photo in zip(images, self._photos, strict=True)
+        )
         self.categories = tuple(self._data.categories)
         self._frequency = target_frequency(self._photos)
         self._looks: dict[int, dict[int, looks.Look]] = {}

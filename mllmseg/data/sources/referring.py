@@ -36,7 +36,7 @@ class ReferringSource:
     def __init__(self, opening: Opening) -> None:
         """Reads the annotations. Raises DataError where they are missing or, unless such are skipped, one is bad."""
         self.name, self._bad = opening.name, opening.bad
-        self._data = open_dataset(opening.name, data_root=opening.root)
+        self._data = open_dataset(opening.config.name, data_root=opening.root)
         groups: dict[str, list[Query]] = {}
         for query in self._data.queries:
             try:
