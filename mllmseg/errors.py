@@ -25,6 +25,10 @@ class CheckpointError(MLLMSegError):
     """A checkpoint is missing, incomplete, or does not fit the model it is loaded into."""
 
 
+class EndpointError(MLLMSegError):
+    """A language model's endpoint is down, slow, or answers what cannot be read."""
+
+
 class WeightsError(MLLMSegError):
     """Pre-trained weights cannot be found, fetched or verified."""
 

@@ -39,10 +39,11 @@ def status(message: str, *, shown: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def image_bar(title: str, total: int, *, shown: bool) -> Iterator[Callable[[bool], None] | None]:
-    """A bar over `total` images with images/s and time left; on no terminal a line now and then.
+def image_bar(title: str, total: int, *, shown: bool, unit: str = "images") -> Iterator[Callable[[bool], None] | None]:
+    """A bar over `total` images, or what `unit` says, with how many a second and time left; on no terminal a line now
+    and then.
 
-    Yields the function to call after each image, with whether it had to be computed: what an earlier run did counts as
+    Yields the function to call after each, with whether it had to be computed: what an earlier run did counts as
     done but not as speed. None where nothing is shown.
     """
     if not shown:
@@ -51,11 +52,11 @@ def image_bar(title: str, total: int, *, shown: bool) -> Iterator[Callable[[bool
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    pace = Pace(total)
+    pace = Pace(total, unit)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=total, pace="images")
+        task = bar.add_task(title, total=total, pace=unit)
 
         def advance(computed: bool) -> None:
             pace.add(computed)
@@ -69,9 +70,12 @@ def image_bar(title: str, total: int, *, shown: bool) -> Iterator[Callable[[bool
 class Pace:
     """How fast images go by and how long the rest takes."""
 
-    def __init__(self, total: int, *, every: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, total: int, unit: str = "images", *, every: float = 30.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """`every`: seconds between lines where there is no terminal."""
         self.total = total
+        self.unit = unit
         self.done = 0
         self._computed = 0
         self._every = every
@@ -94,8 +98,8 @@ class Pace:
     def __str__(self) -> str:
         spent = self._clock() - self._start
         if not self._computed or spent <= 0:
-            return "images"
+            return self.unit
         speed = self._computed / spent
         left = round((self.total - self.done) / speed)
         hours, minutes, seconds = left // 3600, left // 60 % 60, left % 60
-        return f"images, {speed:.2f}/s, {hours}:{minutes:02}:{seconds:02} left"
+        return f"{self.unit}, {speed:.2f}/s, {hours}:{minutes:02}:{seconds:02} left"

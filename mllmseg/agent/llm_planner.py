@@ -5,14 +5,8 @@ Only the conversation, the tools and their results in numbers are sent, never a 
 
 from __future__ import annotations
 
-import http.client
 import json
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Generator
-from dataclasses import dataclass, field
 from typing import Any
 
 from mllmseg.agent.execution import Final
@@ -20,12 +14,10 @@ from mllmseg.agent.planner import PlannerError
 from mllmseg.agent.schemas import EditResult, Found, Result, Spoken
 from mllmseg.agent.session import Session
 from mllmseg.agent.tools import TOOLS, Call
-from mllmseg.errors import ConfigError, MLLMSegError
+from mllmseg.chat_endpoint import Endpoint, complete, text_of
+from mllmseg.errors import EndpointError, MLLMSegError
 
-RETRIES = 1
-RETRY_PAUSE = 0.5  # seconds
 MAX_ROUNDS = 12
-MAX_ANSWER_BYTES = 1 << 20
 HISTORY = 6  # messages of the conversation that are sent along
 
 _SYSTEM = """You answer messages about one picture by calling tools; you cannot see the picture yourself.
@@ -52,30 +44,6 @@ _SHOW = {
 }
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """Where the model is.
-
-    Attributes:
-        url: the base address, such as `http://localhost:8080/v1`.
-        model: its name there.
-        key: sent as a bearer token where it is not empty.
-        timeout: seconds that one request may take, connecting, reading and all.
-    """
-
-    url: str
-    model: str
-    key: str = field(default="", repr=False)
-    timeout: float = 20.0
-
-    def __post_init__(self) -> None:
-        parts = urllib.parse.urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"'{self.url}' is no address of an endpoint; it looks like http://localhost:8080/v1")
-        if self.timeout <= 0:
-            raise ConfigError(f"a timeout of {self.timeout} seconds is none; give a positive number")
-
-
 class LlmPlanner:
     """Plans by asking a language model; a `PlannerError` where that cannot go on.
 
@@ -99,9 +67,9 @@ class LlmPlanner:
             answer = self._complete(messages, tools)
             calls = _calls_of(answer)
             if not calls:
-                if not _text_of(answer):
+                if not text_of(answer):
                     raise PlannerError("the model answered with neither words nor a call")
-                return Final(_text_of(answer), tuple(new[-1:]), topic, edit, keep=not new)
+                return Final(text_of(answer), tuple(new[-1:]), topic, edit, keep=not new)
             messages.append({"role": "assistant", "content": answer.get("content"), "tool_calls": answer["tool_calls"]})
             for identity, name, arguments in calls:
                 if name == "show":
@@ -121,73 +89,10 @@ class LlmPlanner:
         raise PlannerError(f"the model came to no end within {self.max_rounds} requests")
 
     def _complete(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> dict[str, Any]:
-        """The model's next message; one more try where the endpoint fails in a way that may pass."""
-        body = {"model": self.endpoint.model, "messages": messages, "tools": tools, "temperature": 0}
-        for attempt in range(RETRIES + 1):
-            try:
-                return self._post(body)
-            except _Passing as error:
-                if attempt == RETRIES:
-                    raise PlannerError(str(error)) from error
-                time.sleep(RETRY_PAUSE)
-        raise AssertionError("unreachable")
-
-    def _post(self, body: dict[str, Any]) -> dict[str, Any]:
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if self.endpoint.key:
-            headers["Authorization"] = f"Bearer {self.endpoint.key}"
-        address = self.endpoint.url.rstrip("/") + "/chat/completions"
-        request = urllib.request.Request(address, json.dumps(body).encode(), headers, method="POST")
         try:
-            with _OPENER.open(request, timeout=self.endpoint.timeout) as response:
-                text = _read(response, time.monotonic() + self.endpoint.timeout)
-        except urllib.error.HTTPError as error:
-            kind = _Passing if error.code >= 500 or error.code == 429 else PlannerError
-            with error:
-                raise kind(f"{address} answered {error.code} {error.reason}") from error
-        except TimeoutError as error:
-            raise _Passing(f"{address} gave no answer within {self.endpoint.timeout:g} s") from error
-        except (OSError, http.client.HTTPException) as error:
-            if isinstance(getattr(error, "reason", None), TimeoutError):
-                raise _Passing(f"{address} gave no answer within {self.endpoint.timeout:g} s") from error
-            raise _Passing(f"{address} cannot be reached: {getattr(error, 'reason', error)}") from error
-        return _message_of(text, address)
-
-
-class _Passing(PlannerError):
-    """A failure that may be gone at the next try."""
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the key to a place that nobody named."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_NoRedirects)
-
-
-def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
-    """The body; a drop at a time would otherwise outlast any timeout, which counts from the last drop."""
-    pieces: list[bytes] = []
-    while piece := response.read1(1 << 16):
-        pieces.append(piece)
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        if sum(map(len, pieces)) > MAX_ANSWER_BYTES:
-            raise PlannerError(f"the answer is longer than {MAX_ANSWER_BYTES:,} bytes")
-    return b"".join(pieces)
-
-
-def _message_of(text: bytes, address: str) -> dict[str, Any]:
-    try:
-        message = json.loads(text)["choices"][0]["message"]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise PlannerError(f"{address} gave no chat completion but {text[:80]!r}") from error
-    if not isinstance(message, dict):
-        raise PlannerError(f"{address} gave a message that is no object but {message!r}")
-    return message
+            return complete(self.endpoint, messages, tools=tools)
+        except EndpointError as error:
+            raise PlannerError(str(error)) from error
 
 
 def _calls_of(answer: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
@@ -204,11 +109,6 @@ def _calls_of(answer: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PlannerError(f"the model's calls cannot be read ({error})") from error
     return calls
-
-
-def _text_of(answer: dict[str, Any]) -> str:
-    content = answer.get("content")
-    return content.strip() if isinstance(content, str) else ""
 
 
 def _show(arguments: dict[str, Any], known: list[str], topic: str, edit: str) -> Final:

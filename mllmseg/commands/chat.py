@@ -152,7 +152,8 @@ def make_planner(url: str | None, name: str | None) -> Planner | None:
         return None
     if url is None or name is None:
         raise ConfigError("a language model needs both --llm-url and --llm-model")
-    from mllmseg.agent.llm_planner import Endpoint, LlmPlanner
+    from mllmseg.agent.llm_planner import LlmPlanner
+    from mllmseg.chat_endpoint import Endpoint
 
     return LlmPlanner(Endpoint(url, name, key=os.environ.get(LLM_KEY, "")))
 

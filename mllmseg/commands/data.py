@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mllmseg.commands.options import LLM_KEY
 from mllmseg.errors import ConfigError
 
 if TYPE_CHECKING:
     from mllmseg.data.check import DatasetReport, SplitReport
+
+LLM_SECONDS = 120.0  # a request may take: nobody waits for the answer
 
 data_app = typer.Typer(help="Datasets: check, convert, find leaks.", no_args_is_help=True)
 
@@ -173,6 +177,28 @@ def augment(
 
     done = run(root, out, split=split, views=views, photos=photos, seed=seed, progress=True)
     typer.echo(f"{out}: {done.photos} photos and {done.views} views of them, which kept {done.sentences} sentences")
+
+
+@data_app.command("paraphrase")
+def paraphrase(
+    source: Annotated[Path, typer.Argument(help="Own data, as synth writes it.", metavar="IN", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="JSONL to write.", show_default=False)],
+    llm_url: Annotated[
+        str, typer.Option(help=f"A language model's OpenAI-compatible address; its key comes from ${LLM_KEY}.")
+    ],
+    llm_model: Annotated[str, typer.Option(help="The language model's name there.")],
+    seed: Annotated[int, typer.Option(help="Chooses the style of each sentence.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Requests at once.")] = 4,
+) -> None:
+    """Have a language model say sentences in other words; those that mean something else are left out."""
+    from mllmseg.chat_endpoint import Endpoint
+    from mllmseg.data.paraphrase import paraphrase as run
+
+    endpoint = Endpoint(llm_url, llm_model, key=os.environ.get(LLM_KEY, ""), timeout=LLM_SECONDS)
+    done = run(source, out, endpoint, seed=seed, workers=workers, progress=True)
+    for reason, count in done.refused.items():
+        typer.echo(f"left out: {count} {reason}", err=True)
+    typer.echo(f"{out}: {done.written} of {done.written + sum(done.refused.values())} sentences in other words")
 
 
 @data_app.command("synth")

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mllmseg.agent import llm_planner
-from mllmseg.agent.llm_planner import Endpoint, LlmPlanner
+from mllmseg import chat_endpoint
+from mllmseg.agent.llm_planner import LlmPlanner
 from mllmseg.agent.loop import Agent
 from mllmseg.agent.trace import replay
+from mllmseg.chat_endpoint import Endpoint
 from mllmseg.errors import ConfigError
 
 Answer = dict[str, Any] | bytes | int | Callable[[BaseHTTPRequestHandler], None]
@@ -58,7 +59,7 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(llm_planner, "RETRY_PAUSE", 0.01)
+    monkeypatch.setattr(chat_endpoint, "RETRY_PAUSE", 0.01)
     made = Server()
     yield made
     made.http.shutdown()
@@ -215,7 +216,7 @@ def test_one_failure_is_tried_again(server, agent, picture):
 
 
 def test_nobody_listens(segmenter, picture, region, monkeypatch):
-    monkeypatch.setattr(llm_planner, "RETRY_PAUSE", 0.01)
+    monkeypatch.setattr(chat_endpoint, "RETRY_PAUSE", 0.01)
     agent = Agent(segmenter, planner=LlmPlanner(Endpoint("http://127.0.0.1:9/v1", "some-model")))
     reply = agent.ask(agent.open(picture), "the ball")
     assert (reply.masks[0].mask == region(3)).all()

@@ -99,6 +99,7 @@ def test_augment(tmp_path: Path, write_miniature: Writer) -> None:
         (("check", ".", "--dataset", "refcocoo"), "unknown dataset 'refcocoo': did you mean 'refcoco'"),
         (("leaks", "refcoco", "riscq"), "--data-root"),
         (("convert", "coco", "nowhere.json", "out.jsonl"), "nowhere.json: no such file"),
+        (("paraphrase", "in", "out", "--llm-url", "localhost", "--llm-model", "m"), "no address of an endpoint"),
         (("augment", "nowhere", "out"), "nowhere/instances_train.json: no such file"),
         (("clean-riscq", "nowhere.json", "out.json"), "nowhere.json: no such file"),
     ],
