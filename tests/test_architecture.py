@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("mllmseg.constants", "mllmseg.errors"),
     ("mllmseg.registry", "mllmseg.config", "mllmseg.package_index", "mllmseg.progress", "mllmseg.weights_table"),
-    ("mllmseg.structures", "mllmseg.distributed", "mllmseg.timing", "mllmseg.weights"),
+    ("mllmseg.structures", "mllmseg.distributed", "mllmseg.timing", "mllmseg.weights", "mllmseg.chat_endpoint"),
     ("mllmseg.models", "mllmseg.data"),
     ("mllmseg.inference",),
     ("mllmseg.eval",),
