@@ -126,7 +126,7 @@ def paraphrase(
     records = enumerate(read_records(source))
     lines = [{**entry, "id": parse_line(entry, number, where).id} for number, (where, entry) in records]
     journal = out.with_name(f"{out.name}.replies")
-    known = {entry["request"]: entry["reply"] for _, entry in read_records(journal)} if journal.is_file() else {}
+    known = _read_replies(journal)
     requests = [_request(line, endpoint.model, seed) for line in lines]
     keys = [hashlib.sha256(json.dumps(request).encode()).hexdigest() for request in requests]
     missing = dict(item for item in zip(keys, requests, strict=True) if item[0] not in known)
@@ -152,13 +152,25 @@ def paraphrase(
     written = []
     for line, key in zip(lines, keys, strict=True):
         text = tidy(known[key])
-        if (reason := problem(line["text"], text, line.get("about", ()))) is None:
+        about = line.get("about")
+        named = [item for item in about if isinstance(item, str)] if isinstance(about, list) else []
+        if (reason := problem(line["text"], text, named)) is None:
             written.append(line | {"id": f"{line['id']}/{seed}", "text": text, "rephrased": line["text"]})
         else:
             refused[reason] += 1
     write_whole(out, (json.dumps(line, ensure_ascii=False) + "\n" for line in written))
     journal.unlink()
     return Paraphrases(len(written), dict(refused.most_common()))
+
+
+def _read_replies(journal: pathlib.Path) -> dict[str, str]:
+    """Request → reply of an earlier run; the line that it was killed at is cut off."""
+    if not journal.is_file():
+        return {}
+    whole, _, half = journal.read_text(encoding="utf-8", errors="replace").rpartition("\n")
+    if half:
+        write_whole(journal, [f"{whole}\n" if whole else ""])
+    return {entry["request"]: entry["reply"] for _, entry in read_records(journal)}
 
 
 def _request(line: dict[str, Any], model: str, seed: int) -> list[dict[str, str]]:

@@ -18,7 +18,7 @@ from mllmseg.data.referring import open_dataset
 from mllmseg.errors import DataError, EndpointError
 
 LINES: list[dict[str, Any]] = [
-    {"image": "a.jpg", "text": "the left dog", "id": "x/1", "exists": True, "kind": "position", "program": "side"},
+    {"image": "a.jpg", "text": "the left dog", "id": "x/1", "exists": True, "kind": "position", "about": 7},
     {"image": "a.jpg", "text": "the dog that is not black", "id": "x/2", "exists": True},
     {"image": "b.jpg", "text": "a zebra", "exists": False},
 ]
@@ -96,6 +96,8 @@ def test_an_interrupted_run_asks_for_no_sentence_twice(server: Server, source: P
     with pytest.raises(EndpointError, match="answered 500"):
         paraphrase(source, tmp_path / "out.jsonl", server.endpoint, workers=1)
     assert not (tmp_path / "out.jsonl").exists()
+    with (tmp_path / "out.jsonl.replies").open("a") as stream:
+        stream.write('{"request": "killed while wri')
     server.down = lambda text: text != "a zebra"
     assert paraphrase(source, tmp_path / "out.jsonl", server.endpoint).written == 2
     # Another seed asks in another style.
