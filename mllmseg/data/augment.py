@@ -157,7 +157,10 @@ class _Writer:
             for line in self._lines.get(photo.id, [])
             if whole and not names_a_place(line["text"]) and (cut := _cut_line(line, window, new_ids)) is not None
         ]
-        image = load_image(photo.path).crop(window)
+        image = load_image(photo.path)
+        if (image.height, image.width) != photo.size:
+            raise DataError(f"{photo.path} is {(image.height, image.width)}, its label says {photo.size}")
+        image = image.crop(window)
         if not any(names_a_colour(line["text"]) for line in lines):
             image = change_tones(image, rng)
         old = pathlib.PurePosixPath(self._images[photo.id]["file_name"])

@@ -178,6 +178,9 @@ def test_nothing_is_half_written(folder: Path, tmp_path: Path) -> None:
         augment(folder, tmp_path / "there")
     with pytest.raises(DataError, match=r"nowhere.instances_train\.json: no such file"):
         augment(tmp_path / "nowhere", tmp_path / "out")
+    Image.new("RGB", (320, 200)).save(folder / "images/sub/1.png")
+    with pytest.raises(DataError, match=r"1\.png is \(200, 320\), its label says \(240, 320\)"):
+        augment(folder, tmp_path / "out")
     (folder / "images/sub/1.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"1\.png: not an image"):
         augment(folder, tmp_path / "out")
