@@ -51,7 +51,7 @@ ROWS = (
     Row("half of the photos", (), ("data.sources=[{name: coco-mini, photos: 240}]",)),
     Row("a quarter of the photos", (), ("data.sources=[{name: coco-mini, photos: 120}]",)),
     # Before it: mllmseg data augment ../shared/data/coco-mini runs/augmented --photos 480
-    Row("a view of each photo beside it", (), ("data.root=runs/augmented", "data.sources=[{name: coco-mini}]")),
+    Row("a view of each photo beside it", (), ("data.sources=[{name: coco-mini, root: runs/augmented}]",)),
     Row("another seed", (), ("seed=1",)),
 )
 HEADER = "| what is changed | gIoU, target there | gIoU, all | AUROC | N-acc | T-acc | training, s | settings |"

@@ -29,7 +29,7 @@ from pycocotools import mask as coco_mask
 
 from mllmseg.data import colours
 from mllmseg.data.convert import write_whole
-from mllmseg.data.datasets.coco_mini import Box, CocoMini, Photo, instance_mask
+from mllmseg.data.datasets.coco_mini import Box, CocoMini, Instance, Photo, instance_mask
 from mllmseg.data.datasets.jsonl import read_records
 from mllmseg.data.json_files import read_json_object
 from mllmseg.data.sources.coco_mini import training_photos
@@ -42,16 +42,20 @@ AREA = (0.25, 0.8)  # of the photo
 STRETCH = (3 / 4, 4 / 3)  # of its aspect
 MIN_KEPT = 0.4  # of a thing must be left, or nothing of it
 MIN_KEPT_STUFF = 0.1
+MIN_WHOLE = 0.95  # of every thing must be left where sentences by people are kept: they speak of hats and heads
 TRIES = 30
 TONES = (0.7, 1.3)  # factors on brightness, contrast and saturation
 QUALITY = 95
 
 # What a cut-out may make wrong although all that is labelled is still there.
 _PLACES = re.compile(
-    r"\b(top|bottom|upper|lower|middle|cent(er|re)|edge|corner|front|back(ground)?|foreground|far|near|close|first|second"
-    r"|third|fourth|last|end|side)(st|er|est|most)?\b"
+    r"\b(top|bottom|upper|low|high|middle|cent(er|re)|edge|corner|front|back(ground)?\b|foreground|far|furth|near|close"
+    r"|first|second|third|fourth|fifth|sixth|last|end\b|side\b|whole|complete|incomplete|part|cut\b|\d+(st|nd|rd|th))"
 )
-_COLOURS = re.compile(rf"\b({'|'.join(colours.NAMES)}|grey|gold|silver|tan|beige|blond|dark|light|bright|pale)")
+_COLOURS = re.compile(
+    rf"\b({'|'.join(colours.NAMES)}|grey|gold|silver|tan|beige|blond|cream|maroon|navy|teal|turquoise|violet|khaki|dark"
+    r"|light|bright|pale|colou?r|multi-?colou?r)"
+)
 
 Window = tuple[int, int, int, int]
 """left, top, right, bottom in pixels."""
@@ -95,16 +99,17 @@ def augment(
     if out.exists():
         raise DataError(f"{out} is there already: name a new folder, or remove it")
     dataset = CocoMini(root, split)
-    chosen = {photo.id: photo for photo in training_photos(dataset, photos)}
+    chosen = training_photos(dataset, photos)
     writer = _Writer(dataset, seed)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
             target = pathlib.Path(folder) / "data"
+            for photo in chosen:
+                _link(photo.path, target / "images" / photo.path.relative_to(root / "images"))
+                writer.keep(photo)
             with image_bar("Augmenting", len(chosen), shown=progress) as advance:
-                for photo in chosen.values():
-                    _link(photo.path, target / "images" / photo.path.relative_to(root / "images"))
-                    writer.keep(photo)
+                for photo in chosen:
                     for number in range(1, views + 1 if photo.view_of is None else 1):
                         writer.add_view(photo, number, target)
                     if advance is not None:
@@ -151,7 +156,10 @@ class _Writer:
         if window is None:
             return
         labels, new_ids = self._cut_labels(photo, masks, window)
-        whole = len(labels) == len(photo.instances)  # else a sentence may speak of what is no longer to be seen
+        categories = self._dataset.categories
+        things = [item for item in photo.instances if categories[item.category]]
+        # Else a sentence may speak of what is no longer to be seen.
+        whole = all(_share(item, masks, window) >= MIN_WHOLE for item in things)
         lines = [
             cut
             for line in self._lines.get(photo.id, [])
@@ -164,10 +172,9 @@ class _Writer:
         if not any(names_a_colour(line["text"]) for line in lines):
             image = change_tones(image, rng)
         old = pathlib.PurePosixPath(self._images[photo.id]["file_name"])
-        name = old.with_name(f"{old.stem}_view{number}.jpg")
-        path = target / "images" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path, quality=QUALITY)
+        name = old.with_name(f"{old.stem}_view{self._next_image}.jpg")
+        with (target / "images" / name).open("xb") as stream:  # never through a link into the source
+            image.save(stream, "JPEG", quality=QUALITY)
         size = {"width": image.width, "height": image.height}
         ids = {"id": self._next_image, "view_of": photo.id}
         # Captions tell of the whole photo.
@@ -216,7 +223,7 @@ def choose_window(
         window = _draw_window(photo.size, rng)
         kept = 0
         for item in photo.instances:
-            share = _kept_share(masks[item.id], window) if item.id in masks else _box_share(item.box, window)
+            share = _share(item, masks, window)
             if share and not item.is_crowd:
                 if share < (MIN_KEPT if categories[item.category] else MIN_KEPT_STUFF):
                     break
@@ -253,8 +260,12 @@ def names_a_colour(text: str) -> bool:
     return _COLOURS.search(text.lower()) is not None
 
 
-def _kept_share(mask: Bools, window: Window) -> float:
+def _share(item: Instance, masks: Mapping[int, Bools], window: Window) -> float:
+    """How much of a label lies in a window: of its mask, else of its box."""
+    if item.id not in masks:
+        return _box_share(item.box, window)
     left, top, right, bottom = window
+    mask = masks[item.id]
     return float(mask[top:bottom, left:right].sum() / max(1, mask.sum()))
 
 
@@ -289,18 +300,24 @@ def _cut_box(box: Box, window: Window) -> dict[str, Any] | None:
 
 
 def _cut_line(line: dict[str, Any], window: Window, new_ids: Mapping[int, int]) -> dict[str, Any] | None:
-    """A sentence about a window that holds every label; None where the box it means is cut too short."""
+    """A sentence about a window that holds every thing; None where the box it means is cut short."""
     ids, box = line["ann_ids"], line.get("box")
     if box is not None:
-        if _box_share(box, window) < MIN_KEPT:
+        if _box_share(box, window) < MIN_WHOLE:
             return None
         box = list(_clip(box, window))
+    if ids is not None and not new_ids.keys() >= set(ids):  # stuff need not be in the window
+        return None
     return line | {"box": box, "ann_ids": None if ids is None else [new_ids[item] for item in ids]}
 
 
 def _link(source: pathlib.Path, target: pathlib.Path) -> None:
+    if not source.is_file():
+        raise DataError(f"{source}: no such image file")
+    if target.exists():  # two records of one picture
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        target.hardlink_to(source)
+        target.hardlink_to(source.resolve())
     except OSError:  # another disk, or one that has no links
         shutil.copyfile(source, target)

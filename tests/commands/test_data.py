@@ -89,7 +89,7 @@ def test_augment(tmp_path: Path, write_miniature: Writer) -> None:
     assert code == 0
     assert f"{tmp_path / 'out'}: 1 photos and 2 views of them, which kept" in output
     names = {path.name for path in (tmp_path / "out/images").iterdir()}
-    assert names == {"000000000285.jpg", "000000000285_view1.jpg", "000000000285_view2.jpg"}
+    assert names == {"000000000285.jpg", "000000000285_view286.jpg", "000000000285_view287.jpg"}
 
 
 @pytest.mark.parametrize(

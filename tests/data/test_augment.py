@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from mllmseg.data.augment import MIN_KEPT, STRETCH, Augmentation, augment, names_a_colour, names_a_place
+from mllmseg.data.augment import MIN_KEPT, MIN_WHOLE, STRETCH, Augmentation, augment, names_a_colour, names_a_place
 from mllmseg.data.datasets.coco_mini import CocoMini, Photo, instance_mask
 from mllmseg.errors import DataError
 
@@ -115,7 +115,10 @@ def test_sentences_that_a_window_could_make_wrong_are_left_out(folder: Path, tmp
     for photo in views_of(tmp_path / "out"):
         said = {line.text: line for line in data.expressions_of(photo.id)}
         assert "the car on the left" not in said
-        if len(photo.instances) < 3:
+        whole = [BOXES[key][2] * BOXES[key][3] for key in BOXES]
+        if len(photo.instances) < 3 or any(
+            item.area < MIN_WHOLE * area for item, area in zip(photo.instances, whole, strict=True)
+        ):
             assert not said
             toned.append(pixels_of(photo)[0, 0, 0] != GRAY)
             continue
@@ -144,13 +147,16 @@ def test_originals_and_what_their_records_say_stay(folder: Path, tmp_path: Path)
     assert after["images"][0] == before["images"][0]
     assert after["annotations"][:3] == before["annotations"]
     view = after["images"][1]
-    assert (view["view_of"], view["license"], view["file_name"]) == (1, 4, "sub/1_view1.jpg")
+    assert (view["view_of"], view["license"], view["file_name"]) == (1, 4, "sub/1_view2.jpg")
     lines = (tmp_path / "out/expressions_train.jsonl").read_text()
     assert lines.startswith((folder / "expressions_train.jsonl").read_text())
     picture = "images/sub/1.png"
     assert (tmp_path / "out" / picture).read_bytes() == (folder / picture).read_bytes()
-    again = augment(tmp_path / "out", tmp_path / "more", views=2)
+    files = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    again = augment(tmp_path / "out", tmp_path / "more", views=2, seed=1)
     assert (again.photos, again.views) == (2, 2), "no views of views"
+    assert files == {path: path.read_bytes() for path in files}, "what is read is not written to"
+    assert [pixels_of(photo).shape[:2] for photo in views_of(tmp_path / "more")]
 
 
 def test_the_same_seed_gives_the_same_views(tmp_path: Path) -> None:
@@ -167,9 +173,10 @@ def test_the_same_seed_gives_the_same_views(tmp_path: Path) -> None:
     )
     assert one == same
     assert one != other
-    assert (
-        augment(root, tmp_path / "two", photos=2) == Augmentation(2, 2, len(views_of(tmp_path / "two")) and 0) or True
-    )
+    two = augment(root, tmp_path / "two", photos=2)
+    lines = (tmp_path / "two/expressions_train.jsonl").read_text().splitlines()
+    assert two == Augmentation(photos=2, views=2, sentences=len(lines) - len(SENTENCES))
+    assert {photo.view_of for photo in views_of(tmp_path / "two")} == {1, 2}
 
 
 def test_nothing_is_half_written(folder: Path, tmp_path: Path) -> None:
@@ -178,6 +185,9 @@ def test_nothing_is_half_written(folder: Path, tmp_path: Path) -> None:
         augment(folder, tmp_path / "there")
     with pytest.raises(DataError, match=r"nowhere.instances_train\.json: no such file"):
         augment(tmp_path / "nowhere", tmp_path / "out")
+    (folder / "images/sub/1.png").unlink()
+    with pytest.raises(DataError, match=r"1\.png: no such image file"):
+        augment(folder, tmp_path / "out")
     Image.new("RGB", (320, 200)).save(folder / "images/sub/1.png")
     with pytest.raises(DataError, match=r"1\.png is \(200, 320\), its label says \(240, 320\)"):
         augment(folder, tmp_path / "out")
@@ -198,7 +208,10 @@ def test_nothing_is_half_written(folder: Path, tmp_path: Path) -> None:
         ("the second car", True, False),
         ("the car closest to the camera", True, False),
         ("the darker one in the background", True, True),
-        ("the desktop beside a stopped, coloured car", False, False),
+        ("the farthest car", True, False),
+        ("the 3rd car, cut off", True, False),
+        ("a multicolored car", False, True),
+        ("the desktop beside a stopped car with a backpack", False, False),
     ],
 )
 def test_what_a_text_names(text: str, place: bool, colour: bool) -> None:
