@@ -52,6 +52,7 @@ def complete(endpoint: Endpoint, messages: list[dict[str, Any]], **settings: Any
         settings: more of the request, such as `tools`.
 
     Raises:
+        RefusedError: it refuses this request; another may not be.
         EndpointError: it is down, slow, or answers what cannot be read.
     """
     body = {"model": endpoint.model, "messages": messages, "temperature": 0, **settings}
@@ -81,7 +82,8 @@ def _post(endpoint: Endpoint, body: dict[str, Any]) -> dict[str, Any]:
         with _OPENER.open(request, timeout=endpoint.timeout) as response:
             text = _read(response, time.monotonic() + endpoint.timeout)
     except urllib.error.HTTPError as error:
-        kind = _PassingError if error.code >= 500 or error.code == 429 else EndpointError
+        passing = error.code >= 500 or error.code == 429
+        kind = _PassingError if passing else RefusedError if error.code in (400, 413, 422) else EndpointError
         with error:
             raise kind(f"{address} answered {error.code} {error.reason}") from error
     except TimeoutError as error:
@@ -91,6 +93,10 @@ def _post(endpoint: Endpoint, body: dict[str, Any]) -> dict[str, Any]:
             raise _PassingError(f"{address} gave no answer within {endpoint.timeout:g} s") from error
         raise _PassingError(f"{address} cannot be reached: {getattr(error, 'reason', error)}") from error
     return _message_of(text, address)
+
+
+class RefusedError(EndpointError):
+    """The endpoint works, but does not take this request: too long for it, or against its rules."""
 
 
 class _PassingError(EndpointError):

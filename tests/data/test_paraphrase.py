@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from mllmseg import chat_endpoint
 from mllmseg.chat_endpoint import Endpoint
-from mllmseg.data.paraphrase import STYLES, Paraphrases, paraphrase, problem, tidy
+from mllmseg.data.paraphrase import STYLES, Paraphrases, paraphrase, tidy
 from mllmseg.data.referring import open_dataset
 from mllmseg.errors import DataError, EndpointError
 
@@ -25,16 +26,16 @@ LINES: list[dict[str, Any]] = [
 REPLIES = {
     "the left dog": "“The dog to the left”",
     "the dog that is not black": "the black dog",
-    "a zebra": "some zebra",
+    "a zebra": "Where is the zebra?",
 }
 
 
 class Server:
-    """Answers by what is asked; `down` makes it fail."""
+    """Answers by what is asked; `answer` makes it fail with a status."""
 
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
-        self.down: Callable[[str], bool] = lambda text: False
+        self.answer: Callable[[str], int | None] = lambda text: None
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -42,8 +43,8 @@ class Server:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 server.requests.append(body)
                 text = body["messages"][-1]["content"].split(": ", 1)[1]
-                if server.down(text):
-                    self.send_error(500)
+                if (status := server.answer(text)) is not None:
+                    self.send_error(status)
                     return
                 answer = json.dumps({"choices": [{"message": {"content": REPLIES[text]}}]}).encode()
                 self.send_response(200)
@@ -78,13 +79,13 @@ def source(tmp_path: Path) -> Path:
 def test_what_means_the_same_is_written(server: Server, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "new/out.jsonl"
     done = paraphrase(source, out, server.endpoint)
-    assert done == Paraphrases(2, {"other sides, numbers, colours, sizes or negations": 1})
+    assert done == Paraphrases(2, {"says more, less or something else": 1})
     first, second = map(json.loads, out.read_text().splitlines())
     assert first == LINES[0] | {"id": "x/1/0", "text": "The dog to the left", "rephrased": "the left dog"}
-    assert (second["text"], second["exists"], second["id"]) == ("some zebra", False, "jsonl/2/0/0")
+    assert (second["text"], second["exists"], second["id"]) == ("Where is the zebra?", False, "jsonl/2/0/0")
     assert [query.text for query in open_dataset(f"jsonl:{out}", data_root=tmp_path).queries] == [
         "The dog to the left",
-        "some zebra",
+        "Where is the zebra?",
     ]
     assert [path.name for path in out.parent.iterdir()] == ["out.jsonl"], "nothing temporary is left"
     assert {request["model"] for request in server.requests} == {"some-model"}
@@ -92,18 +93,25 @@ def test_what_means_the_same_is_written(server: Server, source: Path, tmp_path: 
 
 
 def test_an_interrupted_run_asks_for_no_sentence_twice(server: Server, source: Path, tmp_path: Path) -> None:
-    server.down = lambda text: text == "a zebra"
+    server.answer = lambda text: 500 if text == "the left dog" else None
     with pytest.raises(EndpointError, match="answered 500"):
-        paraphrase(source, tmp_path / "out.jsonl", server.endpoint, workers=1)
+        paraphrase(source, tmp_path / "out.jsonl", server.endpoint, workers=3)
     assert not (tmp_path / "out.jsonl").exists()
     with (tmp_path / "out.jsonl.replies").open("a") as stream:
         stream.write('{"request": "killed while wri')
-    server.down = lambda text: text != "a zebra"
+    server.answer = lambda text: 500 if text != "the left dog" else None
     assert paraphrase(source, tmp_path / "out.jsonl", server.endpoint).written == 2
-    # Another seed asks in another style.
-    server.down = lambda text: False
+    # Another seed asks in another style, another model is another model.
+    server.answer = lambda text: None
     before = len(server.requests)
     paraphrase(source, tmp_path / "more.jsonl", server.endpoint, seed=1)
+    assert len(server.requests) == before + 3
+    server.answer = lambda text: 500 if text == "the left dog" else None
+    with pytest.raises(EndpointError):
+        paraphrase(source, tmp_path / "other.jsonl", server.endpoint, workers=3)
+    before = len(server.requests)
+    server.answer = lambda text: None
+    paraphrase(source, tmp_path / "other.jsonl", replace(server.endpoint, model="other-model"))
     assert len(server.requests) == before + 3
 
 
@@ -116,41 +124,29 @@ def test_bad_lines_are_named_before_anything_is_asked(server: Server, source: Pa
 
 
 @pytest.mark.parametrize(
-    ("text", "other", "refused"),
+    ("change", "message"),
     [
-        ("the left dog", "the dog to the left", None),
-        ("the two people on the bench", "both persons sitting on the bench", None),
-        ("the second car from the right", "2nd automobile... car from right", None),
-        ("the bike next to the sofa", "The bicycle which is beside the couch.", None),
-        ("every dog but the brown one", "each dog except the brown one", None),
-        ("the dog without a frisbee", "the dog that doesn't have a frisbee", None),
-        ("the largest cat", "the biggest cat there is", None),
-        ("the upper knife", "the topmost knife", None),
-        ("the gray car", "a car, greyish", None),
-        ("the left dog", "The left dog!", "the same words"),
-        ("the left dog", "the dog on the right", "other sides"),
-        ("the left dog", "the dog", "other sides"),
-        ("the left dog", "the left cat", "other things"),
-        ("the cat on the couch", "the couch with the cat on it", "other things"),
-        ("the dog", "the dog and its owner, a person", "other things"),
-        ("three dogs", "four dogs", "other sides"),
-        ("the white dog", "the pale dog", "other sides"),
-        ("the dog that is not black", "the dog that is black", "other sides"),
-        ("all the dogs", "the dogs", "other sides"),
-        ("the biggest dog", "the smallest dog", "other sides"),
-        ("the dog", "", "empty"),
-        ("the dog", "dog " * 41, "empty or too long"),
-        ("the dog", "Sorry, I cannot help with the dog.", "not only"),
-        ("the dog", "a dog\n\nI hope this helps", "not only"),
-        ("the dog", "[SEG] a dog", "not only"),
+        ({"id": "x/1"}, r"line 4: id 'x/1' is used twice"),
+        ({"masks": ["a.png"]}, r"line 4: masks that are files .* write out\.jsonl there"),
     ],
 )
-def test_what_is_refused(text: str, other: str, refused: str | None) -> None:
-    found = problem(text, other)
-    assert found is None if refused is None else found is not None and found.startswith(refused)
+def test_copies_that_could_not_be_read(
+    server: Server, source: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with source.open("a") as stream:
+        stream.write(json.dumps({"image": "a.jpg", "text": "the dog"} | change) + "\n")
+    with pytest.raises(DataError, match=message):
+        paraphrase(source, tmp_path / "new/out.jsonl", server.endpoint)
+    with pytest.raises(DataError, match="would replace what is read"):
+        paraphrase(source, source, server.endpoint)
+    assert not server.requests
 
 
-def test_things_beyond_cocos_are_known_by_what_a_line_is_about() -> None:
-    assert problem("the grass", "the meadow") is None
-    assert problem("the grass", "the meadow", ["grass-merged"]) == "other things, or in another order"
+def test_a_request_that_is_refused_is_one_sentence_less(server: Server, source: Path, tmp_path: Path) -> None:
+    server.answer = lambda text: 400 if text == "a zebra" else None
+    done = paraphrase(source, tmp_path / "out.jsonl", server.endpoint)
+    assert done == Paraphrases(1, {"says more, less or something else": 1, "empty or too long": 1})
+
+
+def test_quotation_marks_go() -> None:
     assert tidy(' "the dog"\n') == "the dog"

@@ -12,6 +12,7 @@ from mllmseg.data import words
 from mllmseg.data.datasets.coco_mini import CocoMini, Instance, Photo
 from mllmseg.data.negatives import NEGATIVES
 from mllmseg.data.programs import PROGRAMS
+from mllmseg.data.same_meaning import problem
 from mllmseg.data.synth import KIND_OF, NEGATIVE_WEIGHTS, PROGRAM_WEIGHTS, Query, sentences, target_frequency
 
 REAL = pathlib.Path(__file__).parents[3] / "shared" / "data" / "coco-mini"
@@ -175,6 +176,13 @@ def test_every_program_speaks() -> None:
     assert found >= (set(PROGRAM_WEIGHTS) - need_pixels - need_more)
     assert found >= set(NEGATIVE_WEIGHTS) - {"wrong_attribute", "wrong_pair", "wrong_garment"}
     assert set(KIND_OF) == set(PROGRAM_WEIGHTS) | set(NEGATIVE_WEIGHTS) == set(PROGRAMS) | {*NEGATIVES, "no_target"}
+
+
+def test_no_sentence_may_stand_for_one_that_means_something_else() -> None:
+    photos = [generate(random_photo(seed)) for seed in range(12)]
+    pairs = [(a, b) for queries in photos for a in queries for b in queries if a.instance_ids != b.instance_ids]
+    assert [(a.text, b.text) for a, b in pairs if problem(a.text, b.text) is None] == []
+    assert len(pairs) > 2000
 
 
 def test_the_same_seed_gives_the_same_sentences() -> None:
