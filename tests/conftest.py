@@ -166,15 +166,31 @@ def family_config(
     return tiny_config.model_copy(update={"language_model": language_model, **changes})
 
 
-@pytest.fixture(scope="session")
-def miniatures() -> ModuleType:
-    """tests/data/miniatures.py: small datasets in their authors' formats."""
-    spec = importlib.util.spec_from_file_location("miniatures", Path(__file__).parent / "data" / "miniatures.py")
+def _load(path: str) -> ModuleType:
+    """A module of helpers beside the tests, which are no package."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, Path(__file__).parent / path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def miniatures() -> ModuleType:
+    """tests/data/miniatures.py: small datasets in their authors' formats."""
+    return _load("data/miniatures.py")
+
+
+@pytest.fixture
+def chat_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """tests/chat_server.py, running; what asks it does not pause between tries."""
+    from mllmseg import chat_endpoint
+
+    monkeypatch.setattr(chat_endpoint, "RETRY_PAUSE", 0.01)
+    server = _load("chat_server.py").ChatServer()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

@@ -4,14 +4,11 @@ A view is a window of the photo, enlarged by whatever reads it, its tones change
 as a photo of its own, so features are cached as ever. No label may become a lie: a window cuts off nothing that it
 would leave a scrap of, sentences that the window could make wrong are left out, and tones stay where a sentence that
 is kept names a colour.
-
-H W a photo's own size.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import pathlib
 import random
@@ -22,28 +19,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageEnhance
-from pycocotools import mask as coco_mask
 
 from mllmseg.data import colours
 from mllmseg.data.convert import write_whole
-from mllmseg.data.datasets.coco_mini import Box, CocoMini, Instance, Photo, instance_mask
+from mllmseg.data.datasets.coco_mini import CocoMini, Photo, instance_mask
 from mllmseg.data.datasets.jsonl import read_records
 from mllmseg.data.json_files import read_json_object
 from mllmseg.data.sources.coco_mini import training_photos
 from mllmseg.data.training import names_a_side
 from mllmseg.data.transforms import load_image
+from mllmseg.data.windows import Bools, Window, choose_window
 from mllmseg.errors import DataError
 from mllmseg.progress import image_bar
 
-AREA = (0.25, 0.8)  # of the photo
-STRETCH = (3 / 4, 4 / 3)  # of its aspect
-MIN_KEPT = 0.4  # of a thing must be left, or nothing of it
-MIN_KEPT_STUFF = 0.1
 MIN_WHOLE = 0.95  # of every thing must be left where sentences by people are kept: they speak of hats and heads
-TRIES = 30
 TONES = (0.7, 1.3)  # factors on brightness, contrast and saturation
 QUALITY = 95
 
@@ -56,10 +46,6 @@ _COLOURS = re.compile(
     rf"\b({'|'.join(colours.NAMES)}|grey|gold|silver|tan|beige|blond|cream|maroon|navy|teal|turquoise|violet|khaki|dark"
     r"|light|bright|pale|colou?r|multi-?colou?r)"
 )
-
-Window = tuple[int, int, int, int]
-"""left, top, right, bottom in pixels."""
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -110,8 +96,8 @@ def augment(
                 writer.keep(photo)
             with image_bar("Augmenting", len(chosen), shown=progress) as advance:
                 for photo in chosen:
-                    for number in range(1, views + 1 if photo.view_of is None else 1):
-                        writer.add_view(photo, number, target)
+                    if photo.view_of is None:
+                        writer.add_views(photo, views, target)
                     if advance is not None:
                         advance(True)
             writer.write(target)
@@ -148,27 +134,37 @@ class _Writer:
         self._out["annotations"] += self._labels.get(photo.id, [])
         self._out_lines += self._lines.get(photo.id, [])
 
-    def add_view(self, photo: Photo, number: int, target: pathlib.Path) -> None:
-        """Draws a view, saves its picture and takes down its labels."""
-        rng = random.Random(f"{self._seed} {photo.id} {number}")
+    def add_views(self, photo: Photo, count: int, target: pathlib.Path) -> None:
+        """Draws views, saves their pictures and takes down their labels."""
         masks = {item.id: instance_mask(photo, item) for item in photo.instances if item.segmentation}
-        window = choose_window(photo, masks, self._dataset.categories, rng)
-        if window is None:
-            return
+        image = load_image(photo.path)
+        if (image.height, image.width) != photo.size:
+            raise DataError(f"{photo.path} is {(image.height, image.width)}, its label says {photo.size}")
+        for number in range(1, count + 1):
+            rng = random.Random(f"{self._seed} {photo.id} {number}")
+            window = choose_window(photo, masks, self._dataset.categories, rng)
+            if window is not None:
+                self._add_view(photo, masks, image.crop(window), window, rng, target)
+
+    def _add_view(
+        self,
+        photo: Photo,
+        masks: Mapping[int, Bools],
+        image: Image.Image,
+        window: Window,
+        rng: random.Random,
+        target: pathlib.Path,
+    ) -> None:
         labels, new_ids = self._cut_labels(photo, masks, window)
         categories = self._dataset.categories
         things = [item for item in photo.instances if categories[item.category]]
         # Else a sentence may speak of what is no longer to be seen.
-        whole = all(_share(item, masks, window) >= MIN_WHOLE for item in things)
+        whole = all(window.share(item, masks) >= MIN_WHOLE for item in things)
         lines = [
             cut
             for line in self._lines.get(photo.id, [])
             if whole and not names_a_place(line["text"]) and (cut := _cut_line(line, window, new_ids)) is not None
         ]
-        image = load_image(photo.path)
-        if (image.height, image.width) != photo.size:
-            raise DataError(f"{photo.path} is {(image.height, image.width)}, its label says {photo.size}")
-        image = image.crop(window)
         if not any(names_a_colour(line["text"]) for line in lines):
             image = change_tones(image, rng)
         old = pathlib.PurePosixPath(self._images[photo.id]["file_name"])
@@ -199,48 +195,13 @@ class _Writer:
         records = {int(entry["id"]): entry for entry in self._labels.get(photo.id, [])}
         labels, new_ids = [], {}
         for item in photo.instances:
-            cut = _cut_mask(masks[item.id], window) if item.id in masks else _cut_box(item.box, window)
+            cut = window.cut_mask(masks[item.id]) if item.id in masks else window.cut_box(item.box)
             if cut is None:
                 continue
             new_ids[item.id] = self._next_label
             labels.append(records[item.id] | cut | {"id": self._next_label})
             self._next_label += 1
         return labels, new_ids
-
-
-def choose_window(
-    photo: Photo, masks: Mapping[int, Bools], categories: Mapping[str, bool], rng: random.Random
-) -> Window | None:
-    """A random window that no label forbids, or None where none was found.
-
-    Args:
-        photo: its labels.
-        masks: instance id → `[H, W]` bool, where one is drawn.
-        categories: name → whether it is a thing.
-        rng: the only source of chance.
-    """
-    for _ in range(TRIES):
-        window = _draw_window(photo.size, rng)
-        kept = 0
-        for item in photo.instances:
-            share = _share(item, masks, window)
-            if share and not item.is_crowd:
-                if share < (MIN_KEPT if categories[item.category] else MIN_KEPT_STUFF):
-                    break
-                kept += 1
-        else:
-            if kept:
-                return window
-    return None
-
-
-def _draw_window(size: tuple[int, int], rng: random.Random) -> Window:
-    height, width = size
-    area, stretch = rng.uniform(*AREA), math.exp(rng.uniform(*map(math.log, STRETCH)))
-    wide = min(width, max(1, round(width * math.sqrt(area * stretch))))
-    high = min(height, max(1, round(height * math.sqrt(area / stretch))))
-    left, top = rng.randint(0, width - wide), rng.randint(0, height - high)
-    return left, top, left + wide, top + high
 
 
 def change_tones(image: Image.Image, rng: random.Random) -> Image.Image:
@@ -260,52 +221,13 @@ def names_a_colour(text: str) -> bool:
     return _COLOURS.search(text.lower()) is not None
 
 
-def _share(item: Instance, masks: Mapping[int, Bools], window: Window) -> float:
-    """How much of a label lies in a window: of its mask, else of its box."""
-    if item.id not in masks:
-        return _box_share(item.box, window)
-    left, top, right, bottom = window
-    mask = masks[item.id]
-    return float(mask[top:bottom, left:right].sum() / max(1, mask.sum()))
-
-
-def _clip(box: Box, window: Window) -> Box:
-    """What of a box lies in a window, from the window's corner; of no size where nothing does."""
-    x, y, width, height = box
-    left, top, right, bottom = window
-    x0, y0 = max(x, left), max(y, top)
-    return x0 - left, y0 - top, max(0.0, min(x + width, right) - x0), max(0.0, min(y + height, bottom) - y0)
-
-
-def _box_share(box: Box, window: Window) -> float:
-    _, _, width, height = _clip(box, window)
-    return width * height / max(1e-6, box[2] * box[3])
-
-
-def _cut_mask(mask: Bools, window: Window) -> dict[str, Any] | None:
-    """What of a drawn label lies in the window, as COCO writes it; None for nothing."""
-    left, top, right, bottom = window
-    rle = coco_mask.encode(np.asfortranarray(mask[top:bottom, left:right], dtype=np.uint8))
-    area = int(coco_mask.area(rle))
-    if not area:
-        return None
-    counts = {"size": [bottom - top, right - left], "counts": rle["counts"].decode("ascii")}
-    return {"segmentation": counts, "area": area, "bbox": coco_mask.toBbox(rle).tolist()}
-
-
-def _cut_box(box: Box, window: Window) -> dict[str, Any] | None:
-    """The same for a label that is a box."""
-    x, y, width, height = _clip(box, window)
-    return {"bbox": [x, y, width, height], "area": width * height} if width * height else None
-
-
 def _cut_line(line: dict[str, Any], window: Window, new_ids: Mapping[int, int]) -> dict[str, Any] | None:
     """A sentence about a window that holds every thing; None where the box it means is cut short."""
     ids, box = line["ann_ids"], line.get("box")
     if box is not None:
-        if _box_share(box, window) < MIN_WHOLE:
+        if window.share_of_box(box) < MIN_WHOLE:
             return None
-        box = list(_clip(box, window))
+        box = list(window.clip(box))
     if ids is not None and not new_ids.keys() >= set(ids):  # stuff need not be in the window
         return None
     return line | {"box": box, "ann_ids": None if ids is None else [new_ids[item] for item in ids]}

@@ -14,7 +14,7 @@ from mllmseg.data.programs import Reference
 
 TERSE_SHARE = 0.25  # of phrases, as people type in a hurry
 DECLARED_SHARE = 0.45  # of sentences with three clauses and more
-_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
+_NUMBERS = ("no", *words.NUMBERS[:8])
 # What stands nearer to the noun.
 _ORDER = (
     "clothing",

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mllmseg.data.json_files import read_json_object
-from mllmseg.data.masks import Size
+from mllmseg.data.masks import Size, encode_rle
 from mllmseg.errors import DataError
 
 CIRCLE_CORNERS = 64
@@ -157,16 +157,14 @@ def _labelme_mask(shape: dict[str, Any], content: dict[str, Any], where: str) ->
     import io
 
     from PIL import Image
-    from pycocotools import mask as coco_mask
 
     size: Size = (int(content["imageHeight"]), int(content["imageWidth"]))
     left, top = (round(number) for number in shape["points"][0])
     try:
         with Image.open(io.BytesIO(base64.b64decode(shape["mask"]))) as image:
             patch = np.asarray(image.convert("L")) != 0
-        whole = np.zeros(size, dtype=np.uint8, order="F")
+        whole = np.zeros(size, dtype=np.uint8)
         whole[top : top + patch.shape[0], left : left + patch.shape[1]] = patch
     except (OSError, ValueError) as error:
         raise DataError(f"{where}: damaged mask: {error}") from error
-    rle = coco_mask.encode(whole)
-    return {"size": list(size), "counts": rle["counts"].decode("ascii")}
+    return encode_rle(whole)

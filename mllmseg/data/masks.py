@@ -78,6 +78,12 @@ def decode_rle(rle: dict[str, Any], where: str, *, size: Size | None = None) -> 
     return np.ascontiguousarray(np.repeat(values, runs).reshape((height, width), order="F"))
 
 
+def encode_rle(mask: npt.NDArray[Any]) -> dict[str, Any]:
+    """A mask `[H, W]`, whatever is not 0, as COCO's compressed run lengths, ready for JSON."""
+    rle = coco_mask.encode(np.asfortranarray(mask != 0, dtype=np.uint8))
+    return {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")}
+
+
 def union(masks: Iterable[Mask], size: Size) -> Mask:
     """`[H, W]`: 1 where any mask is; all 0 for none."""
     result: Mask = np.zeros(size, dtype=np.uint8)

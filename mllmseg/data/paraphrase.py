@@ -13,12 +13,13 @@ import pathlib
 import random
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mllmseg.chat_endpoint import Endpoint, RefusedError, complete, text_of
 from mllmseg.data.convert import write_whole
-from mllmseg.data.datasets.jsonl import parse_line, read_records
+from mllmseg.data.datasets.jsonl import read_queries, read_records
 from mllmseg.data.prefetch import ordered
 from mllmseg.data.same_meaning import problem
 from mllmseg.errors import DataError
@@ -40,6 +41,9 @@ _EXAMPLES = (
     (STYLES[1], "Show me both people with a red umbrella, please.", "both people with red umbrella"),
     (STYLES[2], "the biggest car", "What I mean is the car that is the biggest of those in the picture."),
 )
+
+
+Messages = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -78,14 +82,48 @@ def paraphrase(
     source, out = pathlib.Path(source), pathlib.Path(out)
     lines = _read_lines(source, out)
     journal = out.with_name(f"{out.name}.replies")
+    talks = [_messages(line, seed) for line in lines]
+    replies = _replies(endpoint, talks, journal, workers=workers, progress=progress)
+    refused: Counter[str] = Counter()
+    written = []
+    for line, reply in zip(lines, replies, strict=True):
+        text = tidy(reply)
+        if (reason := problem(line["text"], text)) is None:
+            written.append(line | {"id": f"{line['id']}/{seed}", "text": text, "rephrased": line["text"]})
+        else:
+            refused[reason] += 1
+    write_whole(out, (json.dumps(line, ensure_ascii=False) + "\n" for line in written))
+    journal.unlink()
+    return Paraphrases(len(written), dict(refused.most_common()))
+
+
+def _read_lines(source: pathlib.Path, out: pathlib.Path) -> list[dict[str, Any]]:
+    """The records, each with an id. Raises DataError where their copies beside `out` could not be read."""
+    if out.resolve() == source.resolve():
+        raise DataError(f"{out}: would replace what is read; name another file")
+    elsewhere = out.parent.resolve() != source.parent.resolve()
+    lines = []
+    for where, entry, query in read_queries(source):
+        if elsewhere and any(isinstance(mask, str) for mask in entry.get("masks") or ()):
+            raise DataError(
+                f"{where}: masks that are files are looked for beside the file: write {out.name} there, too"
+            )
+        lines.append({**entry, "id": query.id})
+    return lines
+
+
+def _replies(
+    endpoint: Endpoint, talks: Sequence[Messages], journal: pathlib.Path, *, workers: int, progress: bool
+) -> list[str]:
+    """What the model says to each; equal requests are made once, each reply is kept in `journal` as it comes."""
+    keys = [hashlib.sha256(json.dumps([endpoint.model, talk]).encode()).hexdigest() for talk in talks]
     known = _read_replies(journal)
-    requests = {_key(endpoint, line, seed): _messages(line, seed) for line in lines}
-    missing = [key for key in requests if key not in known]
+    missing = {key: talk for key, talk in zip(keys, talks, strict=True) if key not in known}
     lock = threading.Lock()
 
     def ask(key: str) -> None:
         try:
-            reply = text_of(complete(endpoint, requests[key], max_tokens=MAX_TOKENS))
+            reply = text_of(complete(endpoint, missing[key], max_tokens=MAX_TOKENS))
         except RefusedError:
             reply = ""
         with lock:
@@ -104,36 +142,7 @@ def paraphrase(
                     advance(True)
     except OSError as error:
         raise DataError(f"{journal}: cannot be written: {error}") from error
-    refused: Counter[str] = Counter()
-    written = []
-    for line in lines:
-        text = tidy(known[_key(endpoint, line, seed)])
-        if (reason := problem(line["text"], text)) is None:
-            written.append(line | {"id": f"{line['id']}/{seed}", "text": text, "rephrased": line["text"]})
-        else:
-            refused[reason] += 1
-    write_whole(out, (json.dumps(line, ensure_ascii=False) + "\n" for line in written))
-    journal.unlink()
-    return Paraphrases(len(written), dict(refused.most_common()))
-
-
-def _read_lines(source: pathlib.Path, out: pathlib.Path) -> list[dict[str, Any]]:
-    """The records, each with an id. Raises DataError where their copies beside `out` could not be read."""
-    if out.resolve() == source.resolve():
-        raise DataError(f"{out}: would replace what is read; name another file")
-    lines: dict[str, dict[str, Any]] = {}
-    for number, (where, entry) in enumerate(read_records(source)):
-        ident = parse_line(entry, number, where).id
-        if ident in lines:
-            raise DataError(f"{where}: id '{ident}' is used twice")
-        if out.parent.resolve() != source.parent.resolve() and any(
-            isinstance(m, str) for m in entry.get("masks") or ()
-        ):
-            raise DataError(
-                f"{where}: masks that are files are looked for beside the file: write {out.name} there, too"
-            )
-        lines[ident] = {**entry, "id": ident}
-    return list(lines.values())
+    return [known[key] for key in keys]
 
 
 def _read_replies(journal: pathlib.Path) -> dict[str, str]:
@@ -146,18 +155,13 @@ def _read_replies(journal: pathlib.Path) -> dict[str, str]:
     return {entry["request"]: entry["reply"] for _, entry in read_records(journal)}
 
 
-def _messages(line: dict[str, Any], seed: int) -> list[dict[str, str]]:
+def _messages(line: dict[str, Any], seed: int) -> Messages:
     style = random.Random(f"{seed} {line['id']}").choice(STYLES)
     talk = [("system", _SYSTEM)]
     for manner, text, reply in _EXAMPLES:
         talk += [("user", f"{manner}: {text}"), ("assistant", reply)]
     talk.append(("user", f"{style}: {line['text']}"))
     return [{"role": role, "content": content} for role, content in talk]
-
-
-def _key(endpoint: Endpoint, line: dict[str, Any], seed: int) -> str:
-    """Stands for a request: equal ones are made once."""
-    return hashlib.sha256(json.dumps([endpoint.model, _messages(line, seed)]).encode()).hexdigest()
 
 
 def tidy(reply: str) -> str:

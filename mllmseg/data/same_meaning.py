@@ -20,11 +20,6 @@ from mllmseg.data.datasets.coco_mini import COCO80
 
 MAX_WORDS = 40
 _TOKEN = re.compile(r"[a-z0-9]+(?:[-'’][a-z0-9]+)*")
-_NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-_ORDINALS = (
-    *("first", "second", "third", "fourth", "fifth", "sixth"),
-    *("seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth"),
-)
 # Where a row has several spellings, any may stand for any other.
 _ROWS = (
     "leftmost,left-most,farthest left,furthest left,farthest to the left,furthest to the left,far left",
@@ -93,10 +88,10 @@ def problem(text: str, other: str) -> str | None:
 def said_of(text: str) -> list[tuple[str, str]]:
     """What a text says, in its order: (kind, word), of each spelling the first, without words that carry no meaning."""
     tokens = [token for raw in _TOKEN.findall(text.lower().replace("’", "'")) for token in _split(raw)]
-    table = _table()
+    table, longest = _table(), _longest()
     said, place = [], 0
     while place < len(tokens):
-        for length in range(min(_LONGEST, len(tokens) - place), 0, -1):
+        for length in range(min(longest, len(tokens) - place), 0, -1):
             found = table.get(" ".join(tokens[place : place + length]))
             if found is not None:
                 break
@@ -110,7 +105,6 @@ def said_of(text: str) -> list[tuple[str, str]]:
     return said
 
 
-_LONGEST = 5  # words of a spelling
 _SEVERAL = ", several"
 _DENIALS = {("said", word) for word in ("not", "without", "except", "neither", "nor", "never", "none")}
 
@@ -147,10 +141,15 @@ def _table() -> dict[str, tuple[str, str]]:
     for spellings in _SIDES:
         for before, spelling, after in itertools.product(_BEFORE_A_SIDE, spellings, _AFTER_A_SIDE):
             table[f"{before}{spelling}{after}"] = ("said", spellings[0])
-    table["on top of"] = ("said", "on")
-    for number, (word, order) in enumerate(zip(_NUMBERS, _ORDINALS, strict=True), 1):
+    for number, (word, order) in enumerate(zip(words.NUMBERS, words.ORDINALS, strict=True), 1):
         ending = {1: "st", 2: "nd", 3: "rd"}.get(number, "th")
         table |= dict.fromkeys((order, f"{number}{ending}", f"number {number}", f"number {word}"), ("said", order))
         if number > 1:
             table |= dict.fromkeys((word, str(number)), ("said", word))
     return table
+
+
+@functools.cache
+def _longest() -> int:
+    """How many words a spelling may have."""
+    return max(len(spelling.split()) for spelling in _table())

@@ -7,6 +7,13 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split(","))
 
 
+# From one and from first on.
+NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+ORDINALS = (
+    *("first", "second", "third", "fourth", "fifth", "sixth"),
+    *("seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth"),
+)
+
 # Panoptic stuff labels as people would say them. Others lose "-merged", "-other", "-stuff".
 _STUFF_NAMES = {
     "building-other-merged": "building",

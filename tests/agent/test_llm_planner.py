@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import numpy as np
@@ -19,51 +17,10 @@ from mllmseg.agent.trace import replay
 from mllmseg.chat_endpoint import Endpoint
 from mllmseg.errors import ConfigError
 
-Answer = dict[str, Any] | bytes | int | Callable[[BaseHTTPRequestHandler], None]
-
-
-class Server:
-    """Gives the scripted answers one after another, the last one for ever; keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.answers: list[Answer] = []
-        self.requests: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                server.requests.append(body)
-                server.headers.append({"path": self.path, **dict(self.headers)})
-                answer = server.answers.pop(0) if len(server.answers) > 1 else server.answers[0]
-                if callable(answer):
-                    answer(self)
-                elif isinstance(answer, int):
-                    self.send_error(answer)
-                else:
-                    text = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-                    self.send_response(200)
-                    self.send_header("Content-Length", str(len(text)))
-                    self.end_headers()
-                    self.wfile.write(text)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.http.serve_forever, daemon=True)
-        self.thread.start()
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(chat_endpoint, "RETRY_PAUSE", 0.01)
-    made = Server()
-    yield made
-    made.http.shutdown()
-    made.http.server_close()
+def server(chat_server):
+    return chat_server
 
 
 def says(text: str | None, *calls: tuple[str, dict[str, Any]]) -> dict[str, Any]:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from mllmseg.data.augment import MIN_KEPT, MIN_WHOLE, STRETCH, Augmentation, augment, names_a_colour, names_a_place
+from mllmseg.data.augment import MIN_WHOLE, Augmentation, augment, names_a_colour, names_a_place
 from mllmseg.data.datasets.coco_mini import CocoMini, Photo, instance_mask
+from mllmseg.data.windows import MIN_KEPT, STRETCH
 from mllmseg.errors import DataError
 
 SIZE = (240, 320)  # height, width

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mllmseg import chat_endpoint
 from mllmseg.chat_endpoint import Endpoint
 from mllmseg.data.paraphrase import STYLES, Paraphrases, paraphrase, tidy
 from mllmseg.data.referring import open_dataset
@@ -31,42 +28,22 @@ REPLIES = {
 
 
 class Server:
-    """Answers by what is asked; `answer` makes it fail with a status."""
+    """Rephrases as in `REPLIES`; `answer` makes it fail with a status."""
 
-    def __init__(self) -> None:
-        self.requests: list[dict[str, Any]] = []
+    def __init__(self, chat_server: Any) -> None:
+        self.requests: list[dict[str, Any]] = chat_server.requests
         self.answer: Callable[[str], int | None] = lambda text: None
-        server = self
+        self.endpoint = Endpoint(chat_server.url, "some-model")
+        chat_server.answer_to = self._rephrase
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                server.requests.append(body)
-                text = body["messages"][-1]["content"].split(": ", 1)[1]
-                if (status := server.answer(text)) is not None:
-                    self.send_error(status)
-                    return
-                answer = json.dumps({"choices": [{"message": {"content": REPLIES[text]}}]}).encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-        self.endpoint = Endpoint(f"http://127.0.0.1:{self.http.server_port}/v1", "some-model")
+    def _rephrase(self, body: dict[str, Any]) -> dict[str, Any] | int:
+        text = body["messages"][-1]["content"].split(": ", 1)[1]
+        return self.answer(text) or {"choices": [{"message": {"content": REPLIES[text]}}]}
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(chat_endpoint, "RETRY_PAUSE", 0.01)
-    made = Server()
-    yield made
-    made.http.shutdown()
-    made.http.server_close()
+def server(chat_server: Any) -> Server:
+    return Server(chat_server)
 
 
 @pytest.fixture

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from mllmseg.data.datasets.coco_mini import CocoMini, Instance, Photo
 from mllmseg.data.json_files import read_json_object
-from mllmseg.data.masks import read_pixels
+from mllmseg.data.masks import encode_rle, read_pixels
 from mllmseg.errors import DataError
 
 
@@ -141,14 +140,13 @@ def _segments(entry: dict[str, Any], names: dict[int, str], pngs: pathlib.Path, 
     pixels = read_pixels(pngs / str(entry["file_name"]), "RGB").astype(np.int64)
     segments = pixels[..., 0] + 256 * pixels[..., 1] + 65536 * pixels[..., 2]
     for number, item in enumerate(entry["segments_info"]):
-        run_lengths = coco_mask.encode(np.asfortranarray((segments == item["id"]).astype(np.uint8)))
         x, y, width, height = (float(side) for side in item["bbox"])
         yield Instance(
             id=first + number,
             category=names[item["category_id"]],
             box=(x, y, width, height),
             mask_source="human",
-            segmentation={"size": list(run_lengths["size"]), "counts": run_lengths["counts"].decode("ascii")},
+            segmentation=encode_rle(segments == item["id"]),
             is_crowd=bool(item.get("iscrowd", 0)),
             area=float(item["area"]),
         )

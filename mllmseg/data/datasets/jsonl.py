@@ -43,10 +43,7 @@ class JsonlDataset:
         self._image_root = self.path.parent if image_root is None else pathlib.Path(image_root)
         self._masks: dict[str, tuple[str, list[Any] | None]] = {}
         queries = []
-        for number, (where, entry) in enumerate(read_records(self.path)):
-            query = parse_line(entry, number, where)
-            if query.id in self._masks:
-                raise DataError(f"{where}: id '{query.id}' is used twice")
+        for where, entry, query in read_queries(self.path):
             self._masks[query.id] = (where, entry.get("masks"))
             queries.append(query)
         self.queries: tuple[Query, ...] = tuple(queries)
@@ -94,6 +91,17 @@ def read_records(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
                 yield f"{path}: line {number}", json.loads(line)
             except ValueError as error:
                 raise DataError(f"{path}: line {number}: not valid JSON: {error}") from error
+
+
+def read_queries(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any], Query]]:
+    """Each record with its place and what it asks. Raises DataError where one is broken, or two have one id."""
+    known = set()
+    for number, (where, entry) in enumerate(read_records(path)):
+        query = parse_line(entry, number, where)
+        if query.id in known:
+            raise DataError(f"{where}: id '{query.id}' is used twice")
+        known.add(query.id)
+        yield where, entry, query
 
 
 def parse_line(entry: Any, number: int, where: str) -> Query:
