@@ -102,7 +102,8 @@ class Segmentation:
     Attributes:
         query: the question.
         answer: the words.
-        exists: whether the target is in the image, `score >= threshold`. Where false, `masks` has no rows.
+        exists: whether the target is in the image, `score >= threshold`; false where an answer in words decides
+            nothing. Where false, `masks` has no rows.
         score: P(the target exists), calibrated, 0..1.
         masks: `[N, H, W]` bool at the image's own size.
         boxes: `[N, 4]` int64 (x, y, width, height) in pixels of the image, tight around each mask.

@@ -15,6 +15,14 @@ _REFERRING = re.compile(
     re.IGNORECASE,
 )
 
+# How an answer opens that says a thing is not there, whatever its question denies itself ("the one that is not red").
+_DENIAL = re.compile(
+    r"(?:(?:yes|no|sorry|well)\b\W*)?(?:there (?:is|are) |i (?:see|find|can see) |(?:this|the) (?:picture|image|photo|scene)"
+    r" (?:shows|has|contains|holds) |(?:it|this|that) is |they are )?(?:no|not|nothing|none|nobody)\b",
+    re.IGNORECASE,
+)
+_NEGATION = re.compile(r"\b(?:no|not|nothing|none|nobody|never|neither|cannot)\b|n't\b", re.IGNORECASE)
+
 
 def check_question(question: str) -> None:
     """Refuses what the language model must not read.
@@ -45,3 +53,17 @@ def compose_answer(query: str, *, exists: bool) -> str:
     """
     quoted = f"“{query.strip()}”"
     return f"This is what fits {quoted}." if exists else f"I see nothing here that fits {quoted}."
+
+
+def denies(answer: str, question: str) -> bool:
+    """Whether an answer says that a thing is not there: it opens so, or negates more often than its question."""
+    return _DENIAL.match(answer.strip()) is not None or len(_NEGATION.findall(answer)) > len(_NEGATION.findall(question))
+
+
+def agreeing_answer(answer: str, question: str, *, exists: bool) -> str:
+    """An answer in the model's words where they say what was decided; otherwise the composed one.
+
+    The decision is forced upon the model, which may go on as earlier answers did ("I see no cup" beside its mask).
+    """
+    silent = not any(letter.isalnum() for letter in answer)
+    return compose_answer(question, exists=exists) if silent or denies(answer, question) == exists else answer

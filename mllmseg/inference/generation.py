@@ -106,6 +106,7 @@ class DecisionProcessor:
         prompt_length: int,
         threshold: float,
         decide: bool,
+        stops: Sequence[int],
     ) -> None:
         self.model = model
         self.regions = regions
@@ -114,6 +115,7 @@ class DecisionProcessor:
         self.prompt_length = prompt_length
         self.threshold = threshold
         self.decide = decide  # whether the answer has to open with a decision
+        self.stops = tuple(stops)  # tokens that end an answer: an empty one would tell nothing, so it is decided
         self.probabilities: list[float] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -124,7 +126,8 @@ class DecisionProcessor:
         scores[:, mllm.image_token_id] = -torch.inf  # a placeholder without a visual token
         top = int(scores[0].argmax())
         scores[:, [seg, rej]] = -torch.inf
-        if rej in said or not (top in (seg, rej) or (self.decide and not said)):
+        opens = not said and (self.decide or top in self.stops)
+        if rej in said or not (top in (seg, rej) or opens):
             return scores
         probability = self._probability(input_ids[0])
         exists = probability >= self.threshold
@@ -166,7 +169,7 @@ def generate(
         max_new_tokens: where to stop at the latest.
     """
     mllm, language_model = model.mllm, model.mllm.causal_lm
-    tape = HiddenTape()
+    tape, greedy = HiddenTape(), _greedy(model)
     processor = DecisionProcessor(
         model,
         regions,
@@ -175,6 +178,7 @@ def generate(
         prompt_length=len(input_ids),
         threshold=threshold,
         decide=decide,
+        stops=greedy["eos_token_id"],
     )
     with tape.recording(mllm.decoder):
         output = language_model.generate(
@@ -183,7 +187,7 @@ def generate(
             past_key_values=cache,
             logits_processor=[processor],
             max_new_tokens=max_new_tokens,
-            **_greedy(model),
+            **greedy,
             return_dict_in_generate=True,
         )
         answer = output.sequences[0, len(input_ids) :]

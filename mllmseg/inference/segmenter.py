@@ -6,6 +6,7 @@ H W the image's own size.
 from __future__ import annotations
 
 import copy
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from torch import Tensor
 from mllmseg.data.conversation import ConversationEncoder
 from mllmseg.data.transforms import ImageSource, load_image, preprocess
 from mllmseg.errors import DataError
-from mllmseg.inference.answers import check_question, compose_answer, is_referring
+from mllmseg.inference.answers import agreeing_answer, check_question, compose_answer, is_referring
 from mllmseg.inference.generation import generate, turns_of
 from mllmseg.inference.pretrained import load_pretrained, pick_device, pick_dtype
 from mllmseg.inference.scene import (
@@ -179,14 +180,15 @@ class Segmenter:
             One segmentation, with one mask or none; a list where `query` is one. Timings of a batch are shared evenly.
 
         Raises:
-            DataError: no image is set, or a query is empty, too long, or holds a reserved token.
+            DataError: no image is set, the threshold is no number, or a query is empty, too long, or holds a
+                reserved token.
         """
         if not isinstance(query, str):
             return self._segment(query, threshold)
         return self._segment([query], threshold)[0]
 
     def _segment(self, queries: list[str], threshold: float | None) -> list[Segmentation]:
-        threshold = self.threshold if threshold is None else threshold
+        threshold = self._checked(threshold)
         scene, clock = self._require_scene(), Stopwatch(self.device)
         if not queries:
             return []
@@ -233,9 +235,12 @@ class Segmenter:
             The answer to the last question. `score` is 0 where the answer points at nothing and rejects nothing.
 
         Raises:
-            DataError: no image is set, or the messages are malformed, too long, or hold a reserved token.
+            DataError: no image is set, threshold or length make no sense, or the messages are malformed, too long,
+                or hold a reserved token.
         """
-        threshold = self.threshold if threshold is None else threshold
+        threshold = self._checked(threshold)
+        if max_new_tokens < 1:
+            raise DataError(f"max_new_tokens is {max_new_tokens}; an answer has at least one token")
         scene, clock = self._require_scene(), Stopwatch(self.device)
         turns = turns_of(messages)
         question = turns[-1].question
@@ -259,8 +264,8 @@ class Segmenter:
                 head = choose_superpixels(scene, head)
             masks, mask_scores = decode_masks(self.model, self._decoder, scene, head, clock)
         answer = generated.text
-        if generated.decided and not any(letter.isalnum() for letter in answer):
-            answer = compose_answer(question, exists=len(masks) > 0)
+        if generated.decided:
+            answer = agreeing_answer(answer, question, exists=len(masks) > 0)
         timings = scene.timings | clock.milliseconds
         chosen = head.superpixel_logits.sigmoid().cpu()
         return self._result(scene, question, answer, generated.score, chosen, masks, mask_scores, timings)
@@ -289,6 +294,12 @@ class Segmenter:
             num_visual_tokens=len(scene.tokens.tokens),
             timings=timings,
         )
+
+    def _checked(self, threshold: float | None) -> float:
+        threshold = self.threshold if threshold is None else threshold
+        if math.isnan(threshold):
+            raise DataError("the threshold is nan; give a number that probabilities can be compared with")
+        return threshold
 
     def _check_length(self, query: str, length: int) -> None:
         longest = getattr(self.model.mllm.causal_lm.config.get_text_config(), "max_position_embeddings", None)

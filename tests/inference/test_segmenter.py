@@ -15,6 +15,7 @@ from PIL import Image
 from mllmseg.config import ModelConfig, SuperpixelConfig
 from mllmseg.errors import DataError
 from mllmseg.inference import generation
+from mllmseg.inference.answers import denies
 from mllmseg.inference.generation import DecisionProcessor
 from mllmseg.inference.pretrained import embedded_checkpoint
 from mllmseg.inference.segmenter import Segmenter
@@ -327,6 +328,8 @@ def _hidden(segmenter: Segmenter, text: object) -> torch.Tensor:
         (["[SEG]", "dog"], "[REJ]", 0.1, "dog"),  # never a rejection beside a mask
         (["[REJ]", "dog"], "[SEG]", 0.9, "dog"),  # never a mask beside a rejection
         ([], "[IMG]", 0.9, "dog"),
+        ([], "<|im_end|>", 0.9, "[SEG]"),  # an empty answer would tell nothing
+        (["dog"], "<|im_end|>", 0.9, "<|im_end|>"),
     ],
 )
 def test_an_answer_never_holds_a_mask_and_a_rejection(
@@ -346,6 +349,7 @@ def test_an_answer_never_holds_a_mask_and_a_rejection(
         prompt_length=2,
         threshold=0.5,
         decide=False,
+        stops=[tokenizer.eos_token_id],
     )
     monkeypatch.setattr(processor, "_probability", lambda input_ids: probability)
     scores = torch.zeros(1, len(tokenizer))
@@ -353,6 +357,34 @@ def test_an_answer_never_holds_a_mask_and_a_rejection(
     scores[0, number(top)] = 2.0
     ids = torch.tensor([[1, 2, *(number(token) for token in said)]])
     assert int(processor(ids, scores).argmax()) == number(expected)
+
+
+@pytest.mark.parametrize("history", ["I see no elephant here.", "No elephant can be seen."])
+def test_words_follow_the_decision_whatever_earlier_answers_said(segmenter: Segmenter, history: str) -> None:
+    for threshold, exists in ((0.0, True), (1.0, False)):
+        found = segmenter.chat(
+            [
+                {"role": "user", "content": "the elephant"},
+                {"role": "assistant", "content": history, "exists": False},
+                {"role": "user", "content": "the cup"},
+            ],
+            threshold=threshold,
+        )
+        assert found.exists is exists
+        assert denies(found.answer, "the cup") is not exists
+
+
+def test_a_threshold_is_a_number(segmenter: Segmenter) -> None:
+    threshold = float("nan")
+    with pytest.raises(DataError, match="the threshold is"):
+        segmenter.segment("the cup", threshold=threshold)
+    with pytest.raises(DataError, match="the threshold is"):
+        segmenter.chat([{"role": "user", "content": "the cup"}], threshold=threshold)
+
+
+def test_an_answer_has_at_least_one_token(segmenter: Segmenter) -> None:
+    with pytest.raises(DataError, match="max_new_tokens is 0"):
+        segmenter.chat([{"role": "user", "content": "the cup"}], max_new_tokens=0)
 
 
 @pytest.mark.parametrize(
