@@ -74,7 +74,8 @@ def one_of_these(builder: Builder, match: Match) -> str:
     told = end_of(parse_phrase(f"the {match['side']} one"))
     if not builder.focus or not several or told is None:
         return ""
-    query = builder.spelled_out(match[0])
+    # Of a laptop and a keyboard, which of them is the left one only the masks tell.
+    query = builder.spelled_out(match[0]) if builder.context.alike else f"the {match['side']} one"
     builder.show[:] = [builder.add("pick", mask=builder.one(builder.focus), end=told[0], query=query)]
     builder.topic = query
     return "show"
@@ -122,11 +123,17 @@ def both(builder: Builder, _: Match) -> str:
     return "show"
 
 
-@RULES.on(rf"(?:{EXCEPT}|without|not|leave out|exclude|drop|ignore) (?P<what>.+)")
+@RULES.on(
+    rf"(?:{EXCEPT}|without|not|leave out|exclude|drop|ignore) (?P<what>.+)",
+    r"(?:do not|don't|dont|never) (?:show|find|mark|segment|select|include|highlight)(?: me)? (?P<what>.+)",
+)
 def leave_out(builder: Builder, match: Match) -> str:
-    """What was found, less something."""
+    """What was found, less something; where nothing was, everything but a thing that is named."""
     if not builder.focus:
-        return ""
+        if not re.match(r"(?:the|this|that|these|those|my|your|any|an?)\b", match["what"], re.IGNORECASE):
+            return ""
+        builder.show[:] = [builder.combine("complement", builder.target(match["what"]))]
+        return "show"
     whole = builder.one(builder.focus)
     builder.show[:] = [builder.combine("difference", [whole, *builder.target(match["what"])])]
     return "show"

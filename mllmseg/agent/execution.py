@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from mllmseg.agent.explain import Explanation, examine, explain
 from mllmseg.agent.grammar import Plan
-from mllmseg.agent.replies import describe
-from mllmseg.agent.schemas import EditResult, Found, Place, Result, Spoken
+from mllmseg.agent.replies import coloured, describe
+from mllmseg.agent.schemas import EditResult, Found, Measurement, Place, Result, Spoken
 from mllmseg.agent.session import Mode, Offer
 from mllmseg.agent.tools import Call
 
@@ -53,6 +53,7 @@ class PlanRun:
     masks: list[str | None] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
     explanations: list[Explanation] = field(default_factory=list)
+    # Masks of the steps, and those of earlier messages that the plan shows again.
     by_mask: dict[str, Found] = field(default_factory=dict)
     # Of steps that found nothing: the number and its empty mask.
     empty: dict[int, str] = field(default_factory=dict)
@@ -146,9 +147,18 @@ class PlanRun:
         shown = tuple(dict.fromkeys(name for name in map(self._name, self.plan.show) if name is not None))
         shown = tuple(name for name in shown if name not in self.by_mask or self.by_mask[name].exists)
         wanted = [self.by_mask[name] for name in map(self._name, self.plan.show) if name in self.by_mask]
-        text = describe(self.plan.intent, self.results or wanted)
+        # "Yes" to "a cup and an elephant" where only one is there would be wrong.
+        partly = self.plan.intent == "exists" and self.explanations and shown
+        called = {item.candidate: item.phrase for item in self.explanations}
+        results = [_called(item, called) for item in self.results]
+        if self.plan.intent == "colour":
+            text = coloured(self.plan.text, [item for item in results if isinstance(item, Measurement)])
+        else:
+            text = describe("show" if partly else self.plan.intent, results or wanted)
         if self.plan.intent == "talk" and not shown and all(isinstance(item, Spoken) for item in self.results):
-            return Final(text, topic=self.plan.topic, keep=True)
+            # A rejection: what is marked would be taken for what it says is not there.
+            rejects = any(isinstance(item, Spoken) and item.score > 0 for item in self.results)
+            return Final(text, topic=self.plan.topic, keep=not rejects)
         explained = " ".join(item.text for item in self.explanations)
         if self.plan.intent == "others" and not any(found.share for found in wanted):  # none at all, or none but it
             return Final("I see no other one.", topic=self.plan.topic)
@@ -170,3 +180,9 @@ class PlanRun:
             offer=offer,
             names=tuple(Offer(item.candidate, item.phrase) for item in self.explanations if item.candidate in named),
         )
+
+
+def _called(result: Result, names: Mapping[str | None, str]) -> Result:
+    """A result about a mask that stands in for what was asked, under the name of what it is."""
+    name = names.get(getattr(result, "mask", None))
+    return result.model_copy(update={"phrase": name}) if name and hasattr(result, "phrase") else result

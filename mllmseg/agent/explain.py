@@ -99,7 +99,8 @@ def examine(
     assert isinstance(verdict, Verdict)
     if verdict.colour:
         said = next(word for word in phrase.adjectives if word.lower() in COLOUR_WORDS)
-        text = f"There {_is(phrase, Relaxed(phrase.without(said), ()))}, but it is {verdict.colour}, not {said}."
+        it = "they are" if is_plural(phrase.noun) else "it is"
+        text = f"There {_is(phrase, Relaxed(phrase.without(said), ()))}, but {it} {verdict.colour}, not {said}."
         return found, Explanation(text, found.mask, phrase.without(said))
     if verdict.rival:
         return found, contradicted(query, verdict.rival, found.mask)
@@ -174,6 +175,8 @@ def _sentence(phrase: Phrase, relaxed: Relaxed, measured: Measurement) -> str:
     if part.lower() in COLOUR_WORDS:
         if measured.colour and measured.colour != part.lower().replace("gray", "grey"):
             return f"{there}, but {it} {verb} {measured.colour}, not {part}."
+        if measured.colour:  # the model would not find it so, the pixels say it is
+            return f"I am not sure of “{phrase.text}”: {there[0].lower()}{there[1:]}, and most of it is {part}."
         return f"{there}, but none that is {part}."
     if len(relaxed.dropped) > 1 or part not in phrase.adjectives:
         missing = singular(phrase.noun) if part not in phrase.adjectives else part

@@ -29,12 +29,14 @@ class Context:
         topic: the phrase last asked for, found or not.
         offered: whether a "yes" has something to say yes to.
         before: what "it" meant before the last message: "both" are that and this.
+        alike: whether the masks in focus are of one kind, so that "the left one" is one of that kind.
     """
 
     focus: tuple[str, ...] = ()
     topic: str = ""
     offered: bool = False
     before: tuple[str, ...] = ()
+    alike: bool = True
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,11 @@ class Plan:
     """What to do.
 
     Attributes:
-        intent: what kind of answer is wanted: show, others, exists, count, measure, compare, distance, edit, where,
-            verify, talk; or a command to the session: say, undo, reset, hide, accept.
+        intent: what kind of answer is wanted: show, others, exists, count, measure, colour, compare, distance, edit,
+            where, verify, talk; or a command to the session: say, undo, reset, hide, accept.
         steps: calls of tools; `$1` is the mask of the first step, `m1` one of the session.
         show: masks to show, as in `steps`.
-        text: what to say, where the plan itself knows.
+        text: what to say, where the plan itself knows; the colour that a `colour` is asked about.
         topic: the phrase last asked for, spelled out.
     """
 
@@ -94,7 +96,8 @@ CLAUSE = re.compile(
     r"|(?<!\bno)(?<!\bnr)(?<!\bmr)(?<!\bdr)(?<!\bst)[.!?]+\s+(?=\w)",
     re.IGNORECASE,
 )
-THIS_ONE = r"(?:it|that|this|them|these|those|that one|this one|the thing|the object|the (?:whole )?selection)"
+PRONOUN = r"(?:it|that|this|them|these|those|that one|this one)"
+THIS_ONE = rf"(?:{PRONOUN}|the thing|the object|the (?:whole )?selection)"
 _EVERYTHING = r"(?:everything|all|anything|the (?:whole|entire|rest of the) (?:picture|image|photo|scene))"
 EXCEPT = r"(?:except(?: for)?|excluding|apart from|aside from|besides|other than|but not|minus)"
 EVERYTHING_EXCEPT = re.compile(

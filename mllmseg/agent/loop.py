@@ -195,7 +195,8 @@ def _conclude(before: Session, after: Session, final: Final, trace: Trace) -> Re
         after = after.show(final.show)
     for item in final.names:
         after = after.rename(item.mask, item.phrase)
-    focus = final.show or (() if final.command else before.focus)
+    # After "I see no dog here" neither "it" nor what was marked before is what "it" meant then.
+    focus = final.show or (before.focus if final.keep else ())
     trace = trace.model_copy(update={"answer": text, "shown": tuple(item.id for item in after.visible)})
     after = replace(
         after,

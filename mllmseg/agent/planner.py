@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Generator
 from typing import Protocol
@@ -9,13 +10,14 @@ from typing import Protocol
 from mllmseg.agent.commands import RULES
 from mllmseg.agent.edit_commands import EDIT_RULES
 from mllmseg.agent.execution import Final, PlanRun
-from mllmseg.agent.grammar import CLAUSE, Builder, Context, Plan
+from mllmseg.agent.grammar import CLAUSE, NOTHING_MEANT, PRONOUN, Builder, Context, Plan
+from mllmseg.agent.phrases import parse_phrase, singular
 from mllmseg.agent.question_commands import QUESTIONS
 from mllmseg.agent.replies import reasons
-from mllmseg.agent.schemas import Result
+from mllmseg.agent.schemas import MAX_TEXT, Result
 from mllmseg.agent.session import Session
 from mllmseg.agent.small_talk import HELP, SMALL_TALK
-from mllmseg.agent.tools import Call
+from mllmseg.agent.tools import Call, found
 from mllmseg.errors import MLLMSegError
 
 
@@ -38,11 +40,16 @@ class Planner(Protocol):
 def make_plan(message: str, context: Context = Context()) -> Plan:
     """The plan for a message."""
     message = " ".join(_said(message).split())
+    if len(message) > MAX_TEXT:
+        told = f"That message has {len(message):,} characters: say it in {MAX_TEXT:,} at most."
+        return Plan("say", text=told, topic=context.topic)
     builder = Builder(context, (*EDIT_RULES, *SMALL_TALK, *QUESTIONS, *RULES))
     intent = ""
     for clause in CLAUSE.split(message):
         if not all(_is_punctuation(letter) for letter in clause):
             intent = builder.clause(clause)
+    if any(re.fullmatch(PRONOUN, str(call.arguments.get("query", "")), re.IGNORECASE) for call in builder.steps):
+        return Plan("say", text=NOTHING_MEANT, topic=context.topic)
     nameless = any(not call.arguments.get("query", "named") for call in builder.steps)  # "remove ," names nothing
     if not intent or nameless:
         return Plan("say", text="Say what to look for. " + HELP, topic=context.topic)
@@ -69,7 +76,11 @@ def context_of(session: Session) -> Context:
     """What a message is understood from."""
     before = session.previous.focus if session.previous is not None else ()
     own = tuple(name for name in before if session.mask(name).picture == session.current)
-    return Context(session.focus, session.topic, session.offer is not None, own)
+    # Another threshold may have taken away what "it" or "yes" would mean.
+    focus, own = (tuple(name for name in names if not session.mask(name).is_below) for names in (session.focus, own))
+    offered = session.offer is not None and not session.mask(session.offer.mask).is_below
+    kinds = {singular(parse_phrase(session.mask(name).phrase).noun) for name in focus}
+    return Context(focus, session.topic, offered, own, alike=len(kinds) < 2)
 
 
 COMMANDS = ("undo", "reset", "hide")
@@ -95,6 +106,7 @@ class RulePlanner:
             assert session.offer is not None
             offer = session.offer
             return Final(f"Here is “{offer.phrase}”.", (offer.mask,), offer.phrase, names=(offer,))
-        run = PlanRun(plan, session.mode)
+        again = {name: found(session.mask(name)) for name in plan.show if not name.startswith("$")}
+        run = PlanRun(plan, session.mode, by_mask=again)
         yield from run.steps()
         return run.final()

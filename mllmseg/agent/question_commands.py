@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from mllmseg.agent.grammar import NOTHING_MEANT, Builder, Match, Rules, split_things
-from mllmseg.agent.phrases import parse_phrase, plural
+from mllmseg.agent.grammar import NOTHING_MEANT, PRONOUN, Builder, Match, Rules, split_things
+from mllmseg.agent.phrases import COLOUR_WORDS, parse_phrase, plural
+from mllmseg.data.words import NUMBERS
 
 QUESTIONS = Rules()
 
@@ -15,12 +16,31 @@ QUESTIONS = Rules()
     r"really|check (?:it|that|this|again)|verify.*",
 )
 def doubt(builder: Builder, _: Match) -> str:
-    """Whether what was found is what was asked for."""
+    """Whether what was found is what was asked for, or what was not found is missing."""
+    if not builder.focus and builder.topic:
+        builder.show_target(builder.topic)
+        return "exists"
     return _verify(builder, None)
 
 
+_COLOUR = rf"(?P<colour>{'|'.join(sorted(COLOUR_WORDS))})"
+
+
 @QUESTIONS.on(
-    r"(?:is|are) (?:it|that|this|they|those|these) (?:really |actually )?(?!photo|picture|image|taken)(?P<what>.+)",
+    rf"(?:is|are) (?P<what>it|that|this|they|those|these|(?:the|his|her|its|their|my|this|that) .+?)"
+    rf" (?:really |actually |not )?{_COLOUR}",
+)
+def question_colour(builder: Builder, match: Match) -> str:
+    """Whether something has a colour: that the pixels know."""
+    if not builder.focus and re.fullmatch(PRONOUN, match["what"], re.IGNORECASE):
+        return builder.say(NOTHING_MEANT)
+    builder.text = match["colour"].lower()
+    return _measure(builder, builder.target(re.sub(r"^they$", "them", match["what"])), "colour")
+
+
+@QUESTIONS.on(
+    r"(?:is|are) (?:it|that|this|they|those|these) (?:really |actually |not )?"
+    r"(?!photo|picture|image|taken)(?P<what>.+)",
 )
 def question_identity(builder: Builder, match: Match) -> str:
     """Whether what was found is something else: "is that a cat"."""
@@ -80,14 +100,25 @@ def of_what_was_found(builder: Builder, match: Match) -> str:
 def count(builder: Builder, match: Match) -> str:
     """How many things of a kind."""
     what = match["what"]
-    if re.fullmatch(r"them|these|those|it", what, re.IGNORECASE) and builder.focus:
+    if re.fullmatch(r"them|these|those|it", what, re.IGNORECASE):
+        if not builder.focus:
+            return builder.say(NOTHING_MEANT)
         names = list(builder.focus)
     else:
         names = [_all_of(builder, item) for item in split_things(what)]
     return _measure(builder, names, "count")
 
 
-@QUESTIONS.on(r"(?:are there |is there )?more (?P<one>.+?) (?:than|or) (?P<other>.+)")
+@QUESTIONS.on(
+    r"(?:is|are) there (?:(?:more|fewer|less) than |at (?:least|most) |exactly |only |just )?"
+    rf"(?:\d+|{'|'.join(NUMBERS[1:])}) (?P<what>(?!or\b|of\b|things?\b).+)"
+)
+def count_to(builder: Builder, match: Match) -> str:
+    """Whether there are so many: the count says it."""
+    return _measure(builder, [_all_of(builder, match["what"])], "count")
+
+
+@QUESTIONS.on(r"(?:are there |is there )?(?:more|fewer|less) (?P<one>.+?) (?:than|or) (?P<other>.+)")
 def count_both(builder: Builder, match: Match) -> str:
     """Which are more."""
     return _measure(builder, [_all_of(builder, match["one"]), _all_of(builder, match["other"])], "count")
@@ -141,6 +172,27 @@ def distance(builder: Builder, match: Match) -> str:
     builder.add("measure", mask=one, to=other)
     builder.show += [one, other]
     return "distance"
+
+
+@QUESTIONS.on(
+    r"(?:(?:is|are) there (?:no|not an?|not any)|(?:isn't|aren't) there (?:an?|any|some)) (?P<what>.+)",
+)
+def exists_not(builder: Builder, match: Match) -> str:
+    """Whether there is nothing of a kind: neither "yes" nor "no" would be clear, so it is shown."""
+    builder.show_target(match["what"] if parse_phrase(match["what"]).determiner else f"the {match['what']}")
+    return "show"
+
+
+@QUESTIONS.on(
+    r"(?:is|are) there (?:another(?: one)?|(?:any |some )?(?:others?|more)(?: ones?| of (?:them|these|those))?)"
+)
+def exists_other(builder: Builder, _: Match) -> str:
+    """Whether there is another of the kind."""
+    noun = parse_phrase(builder.topic).noun
+    if not builder.focus or not noun:
+        return builder.say(NOTHING_MEANT)
+    builder.show.append(builder.others(noun))
+    return "others"
 
 
 @QUESTIONS.on(

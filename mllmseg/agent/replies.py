@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mllmseg.agent.judge import ELSEWHERE
 from mllmseg.agent.phrases import is_plural, parse_phrase
 from mllmseg.agent.schemas import EditResult, Found, Measurement, Place, Result, Spoken, Verdict
 
@@ -134,8 +135,21 @@ def _judged(item: Verdict) -> str:
     odds = f"P {item.score:.2f} in the whole picture{alone}"
     if item.fits:
         return f"Yes, as far as I can tell this is {_name(item.query)} ({odds})."
+    elsewhere = "; but what it names is elsewhere in the picture" if item.overlap < ELSEWHERE else ""
     instead = f"; {_name(item.rival)} fits better, P {item.rivals[item.rival]:.2f}" if item.rival else ""
-    return f"No, I doubt that this is {_name(item.query)} ({odds}{instead})."
+    return f"No, I doubt that this is {_name(item.query)} ({odds}{elsewhere}{instead})."
+
+
+def coloured(asked: str, measured: Sequence[Measurement]) -> str:
+    """Whether things have a colour, by the one that most of their pixels have."""
+    asked = asked.replace("gray", "grey")
+    said = [
+        f"Yes, most of {_name(item.phrase)} is {asked}."
+        if item.colour == asked
+        else f"No, most of {_name(item.phrase)} is {item.colour}, not {asked}."
+        for item in measured
+    ]
+    return " ".join(said)
 
 
 def _edited(item: EditResult) -> str:

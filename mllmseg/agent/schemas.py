@@ -9,7 +9,9 @@ import pydantic
 from mllmseg.agent.edits import EditOp
 from mllmseg.agent.regions import Box, CombineOp, End
 
-Text = Annotated[str, pydantic.Field(min_length=1, max_length=2000)]
+# Characters of a message or phrase.
+MAX_TEXT = 2000
+Text = Annotated[str, pydantic.Field(min_length=1, max_length=MAX_TEXT)]
 MaskId = Annotated[str, pydantic.Field(description="Id of a mask made before, such as 'm1'.")]
 
 

@@ -36,7 +36,7 @@ from mllmseg.agent.schemas import (
     WhereArguments,
     json_schema,
 )
-from mllmseg.agent.session import MaskRecord, Session
+from mllmseg.agent.session import Exchange, MaskRecord, Session
 from mllmseg.errors import ConfigError, DataError
 from mllmseg.registry import Registry
 
@@ -239,13 +239,14 @@ def talk(session: Session, asked: TalkArguments) -> tuple[Session, Spoken]:
     # Only what it said itself: a small model takes the agent's sentences, numbers and all, for a pattern to continue.
     said = [item for item in session.exchanges if any(step.tool == "talk" for step in item.trace.steps)]
     for exchange in said[-TALK_TURNS:]:
-        messages += [_say("user", exchange.message), _say("assistant", exchange.answer)]
+        messages += [_say("user", exchange.message), _say("assistant", exchange.answer) | _decision(exchange)]
     messages.append(_say("user", asked.message))
     answer = session.picture.segmenter.chat(messages, threshold=session.threshold)
+    score = round(answer.score, 6)
     if not answer.exists:
-        return session, Spoken(text=answer.answer, mask=None, score=round(answer.score, 6))
+        return session, Spoken(text=answer.answer, mask=None, score=score)
     session = session.add_mask(asked.message, answer.union.cpu().numpy(), score=answer.score)
-    return session, Spoken(text=answer.answer, mask=session.masks[-1].id, score=round(answer.score, 6))
+    return session, Spoken(text=answer.answer, mask=session.masks[-1].id, score=score)
 
 
 def found(record: MaskRecord) -> Found:
@@ -288,5 +289,12 @@ def _encloses(mask: Mask, others: list[Mask]) -> bool:
     return any((mask & other).sum() > 0.9 * other.sum() and mask.sum() > 2 * other.sum() for other in others)
 
 
-def _say(role: str, text: str) -> dict[str, str]:
+def _say(role: str, text: str) -> dict[str, Any]:
     return {"role": role, "content": text}
+
+
+def _decision(exchange: Exchange) -> dict[str, bool]:
+    """What the language model decided in an answer of its own, {} where nothing: without it, it stops deciding."""
+    spoken = [step.result for step in exchange.trace.steps if step.tool == "talk" and step.result]
+    decided = bool(spoken) and spoken[-1]["score"] > 0
+    return {"exists": spoken[-1]["mask"] is not None} if decided else {}

@@ -17,8 +17,8 @@ _REFERRING = re.compile(
 
 # How an answer opens that says a thing is not there, whatever its question denies itself ("the one that is not red").
 _DENIAL = re.compile(
-    r"(?:(?:yes|no|sorry|well)\b\W*)?(?:there (?:is|are) |i (?:see|find|can see) |(?:this|the) (?:picture|image|photo|scene)"
-    r" (?:shows|has|contains|holds) |(?:it|this|that) is |they are )?(?:no|not|nothing|none|nobody)\b",
+    r"(?:(?:yes|no|sorry|well)\b\W*)?(?:there (?:is|are) |i (?:see|find|can see) |(?:it|this|that) is |they are |"
+    r"(?:this|the) (?:picture|image|photo|scene) (?:shows|has|contains|holds) )?(?:no|not|nothing|none|nobody)\b",
     re.IGNORECASE,
 )
 _NEGATION = re.compile(r"\b(?:no|not|nothing|none|nobody|never|neither|cannot)\b|n't\b", re.IGNORECASE)
@@ -57,7 +57,8 @@ def compose_answer(query: str, *, exists: bool) -> str:
 
 def denies(answer: str, question: str) -> bool:
     """Whether an answer says that a thing is not there: it opens so, or negates more often than its question."""
-    return _DENIAL.match(answer.strip()) is not None or len(_NEGATION.findall(answer)) > len(_NEGATION.findall(question))
+    said, asked = (len(_NEGATION.findall(text)) for text in (answer, question))
+    return said > asked or _DENIAL.match(answer.strip()) is not None
 
 
 def agreeing_answer(answer: str, question: str, *, exists: bool) -> str:

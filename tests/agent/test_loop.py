@@ -62,6 +62,72 @@ def test_what_is_shown(agent, session, region, messages, things):
     assert (shown(talk(agent, session, *messages)) == region(*things)).all()
 
 
+@pytest.mark.parametrize(
+    ("messages", "things", "said"),
+    [
+        (["the car", "where is it?"], [0], "Here is “the car”"),
+        (["the car", "hide the rest"], [0], "Here is “the car”"),
+        (["the car", "the ball", "both"], [0, 3], "Here are “the car” and “the ball”"),
+        (["the car and the ball", "the left one"], [3], "Here is “the left one”"),  # nor the left ball nor car
+        (["the car", "is there a cat?", "are you sure?"], [], "No. I see no cat here."),
+        (["the car", "is there a cat?", "blur it"], [], "I do not know yet what you mean by that"),
+        (["is there no car?"], [0], "Here is “the car”"),
+        (["isn't there a cat?"], [], "I see no cat here."),
+        (["is there a car and a cat?"], [0], "Here is “a car”, 4.4% of the picture, right. I see no cat here."),
+        (["is the car red?"], [0], "No, most of “the car” is blue, not red."),
+        (["the car", "is it blue?"], [0], "Yes, most of “the car” is blue."),
+        (["is it blue?"], [], "I do not know yet what you mean by that"),
+        (["are there more than three dogs?"], [1, 2], "I count 2 for “the dogs”"),
+        (["are there fewer dogs than balls?"], [1, 2, 3], "I count 2 for “the dogs” and 1 for “the balls”"),
+        (["the dogs", "are there others?"], [], "I see no other one."),
+        (["the left dog", "is there another one?"], [2], "Here is “the dogs except the left dog”"),
+        (["where is it?"], [], "I do not know yet what you mean by that"),
+        (["how many of them are there?"], [], "I do not know yet what you mean by that"),
+        (["the car " * 300], [], "That message has 2,399 characters: say it in 2,000 at most."),
+    ],
+)
+def test_words_and_masks_agree(agent, session, region, messages, things, said):
+    reply = talk(agent, session, *messages)
+    assert reply.text.startswith(said)
+    assert (shown(reply) == region(*things)).all()
+
+
+@pytest.mark.parametrize("message", ["not the car", "don't show the car"])
+def test_what_is_left_out_of_nothing_is_left_out_of_everything(agent, session, region, message):
+    assert (shown(talk(agent, session, message)) == ~region(0)).all()
+
+
+@pytest.mark.parametrize("message", ["yes", "how big is it?", "everything else"])
+def test_what_another_threshold_took_away_is_not_meant(agent, session, message):
+    offered = talk(agent, session, "the red car" if message == "yes" else "the car").session
+    reply = agent.ask(offered.redecide(0.99), message)
+    assert not reply.masks
+    assert "Here" not in reply.text
+    assert "0 pixels" not in reply.text
+
+
+def test_what_stands_in_is_called_what_it_is(agent, picture, region):
+    reply = talk(agent, agent.open(picture, mode=Mode.LENIENT), "how many red cars are there?")
+    assert reply.text.startswith("I count 1 for “the cars”")
+    assert "they are blue, not red" in reply.text
+
+
+def test_a_rejection_in_words_leaves_nothing_marked(agent, session, segmenter, monkeypatch):
+    before = talk(agent, session, "the car").session
+    for score, marked in ((0.0, 1), (0.3, 0)):  # an answer that decides nothing keeps what was marked
+        said = replace(session.picture.segmenter.segment("the cat"), answer="I see no cat here.", score=score)
+        monkeypatch.setattr(type(segmenter), "chat", lambda *_, said=said, **__: said)
+        assert len(agent.ask(before, "what is the cat doing?").masks) == marked
+
+
+def test_the_language_model_is_told_what_it_decided_before(agent, session, segmenter, monkeypatch):
+    heard = []
+    said = replace(session.picture.segmenter.segment("the cat"), answer="I see no cat here.", score=0.3)
+    monkeypatch.setattr(type(segmenter), "chat", lambda _, messages, **__: heard.append(messages) or said)
+    talk(agent, session, "what is the cat doing?", "what is the dog doing?")
+    assert heard[-1][1] == {"role": "assistant", "content": "I see no cat here.", "exists": False}
+
+
 def test_everything_except(agent, session, region):
     assert (shown(talk(agent, session, "everything except the people and the dogs")) == ~region(1, 2, 4)).all()
 
