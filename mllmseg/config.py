@@ -46,8 +46,8 @@ class Config(pydantic.BaseModel):
             raise ConfigError(f"{path}: no such configuration file")
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: not valid YAML: {error}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not valid YAML in UTF-8: {error}") from error
         if not isinstance(values, dict):
             raise ConfigError(f"{path}: expected a mapping at the top, found {type(values).__name__}")
         for override in overrides or []:

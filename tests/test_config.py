@@ -80,6 +80,12 @@ def test_a_bad_file_is_named(path: Path, content: str, problem: str) -> None:
         TrainConfig.from_yaml(path)
 
 
+def test_a_file_that_is_no_text_is_named(path: Path) -> None:
+    path.write_bytes(b"caption: caf\xe9\n")
+    with pytest.raises(ConfigError, match=f"{path}: not valid YAML in UTF-8"):
+        TrainConfig.from_yaml(path)
+
+
 def test_a_missing_key_is_named(path: Path) -> None:
     path.write_text("model: m.yaml\n")
     with pytest.raises(ConfigError, match=f"{path}: .*'cache'.*required"):

@@ -128,9 +128,11 @@ def both(builder: Builder, _: Match) -> str:
     r"(?:do not|don't|dont|never) (?:show|find|mark|segment|select|include|highlight)(?: me)? (?P<what>.+)",
 )
 def leave_out(builder: Builder, match: Match) -> str:
-    """What was found, less something; where nothing was, everything but a thing that is named."""
+    """What was found, less something; where nothing was asked for yet, everything but a thing that is named."""
     if not builder.focus:
-        if not re.match(r"(?:the|this|that|these|those|my|your|any|an?)\b", match["what"], re.IGNORECASE):
+        if builder.topic or not re.match(
+            r"(?:the|this|that|these|those|my|your|any|an?)\b", match["what"], re.IGNORECASE
+        ):
             return ""
         builder.show[:] = [builder.combine("complement", builder.target(match["what"]))]
         return "show"

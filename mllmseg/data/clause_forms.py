@@ -113,7 +113,7 @@ class _Speaker:
         if clause.adjectives and (not clause.posts or self.rng.random() < 0.7):
             out = f"the {self.rng.choice(clause.adjectives)} {ones}"
         else:
-            out = f"the {ones} {self.post(clause)}"
+            out = f"the {ones} {self.post(clause, plural=len(clause.yes) > 1)}"
         forms = [f"all the {self.noun} except {out}", f"every {words.name(self.reference.categories[0])} but {out}",
                  f"the {self.noun} other than {out}", f"all the {self.noun} apart from {out}"]  # fmt: skip
         if people:
@@ -130,11 +130,12 @@ class _Speaker:
         )
         return form.format(c=self.noun, t=told, w=self.who)
 
-    def post(self, clause: Clause) -> str:
-        """A clause after the noun; the usual wording half of the time."""
+    def post(self, clause: Clause, *, plural: bool | None = None) -> str:
+        """A clause after the noun, which is plural as the reference is unless told; the usual wording half the time."""
         chosen = clause.posts[0] if self.rng.random() < 0.5 else self.rng.choice(clause.posts)
-        post = chosen.format(m=self._marks.get(clause.landmark, ""))
-        return post.replace(" on it", " on them") if self.plural else post
+        mark = self._marks.get(clause.landmark, "")
+        post = chosen.format(m=mark, am=words.with_article(mark) if mark else "")
+        return post.replace(" on it", " on them") if (self.plural if plural is None else plural) else post
 
     def be(self) -> str:
         return "are" if self.many else "is"

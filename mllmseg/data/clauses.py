@@ -195,8 +195,7 @@ def on(scene: Scene, category: str, things: tuple[Thing, ...]) -> Iterator[Claus
         vague = ground or landmark == "dining table"
         no = frozenset(t.id for t in things if not vague and all(geometry.gap(t, mark) > 0.03 for mark in marks))
         # "On the chair" with three chairs is still clear where only one of them is sat on; "on a" says it best.
-        article = "the" if len(marks) == 1 else "a"
-        posts = (f"on {article} {{m}}",)
+        posts = ("on the {m}",) if len(marks) == 1 else ("on {am}",)
         yield Clause("on", f"on {landmark}", yes, no, posts=posts, landmark=landmark)
 
 

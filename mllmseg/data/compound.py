@@ -156,7 +156,7 @@ def action(scene: Scene) -> Iterator[Reference]:
     person = captions.described(scene) or "person"
     for subject, act, thing in captions.actions(scene):
         who = person if subject == "person" else subject
-        templates = (f"the {{c}} {act} the {{d}}", f"the {{c}} {{who}} is {act} the {{d}}", f"the {{c}} {act} a {{d}}")
+        templates = (f"the {{c}} {act} the {{d}}", f"the {{c}} {{who}} is {act} the {{d}}", f"the {{c}} {act} {{ad}}")
         yield Reference("action", (singles[subject].id,), (who, thing), templates, arguments=(act,))
         passive = (f"the {{c}} that the {{d}} is {act}", f"the {{c}} the {{d}} is {act}")
         yield Reference("action", (singles[thing].id,), (thing, who), passive, arguments=(act,))

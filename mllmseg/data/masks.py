@@ -140,7 +140,9 @@ def _draw_polygons(polygons: Sequence[Any], size: Size, where: str) -> Mask:
         closed = [[float(number) for number in polygon] for polygon in polygons]
     except (TypeError, ValueError) as error:
         raise DataError(f"{where}: polygons cannot be drawn: {error}") from error
-    closed = [polygon for polygon in closed if len(polygon) >= 6 and len(polygon) % 2 == 0]
+    closed = [polygon for polygon in closed if len(polygon) >= 6]
+    if odd := [len(polygon) for polygon in closed if len(polygon) % 2]:
+        raise DataError(f"{where}: a polygon has {odd[0]} numbers; x and y come in pairs")
     if not all(np.isfinite(polygon).all() for polygon in closed):
         raise DataError(f"{where}: a polygon has coordinates that are no finite numbers")
     if not closed:

@@ -152,7 +152,10 @@ class BadSamples:
         """Files a bad image or label. Raises it, named, where bad ones are not to be skipped."""
         if not self.skip:
             hint = "repair or remove it, or leave such ones out with data.on_bad_sample=skip"
-            raise DataError(f"{ident}: {error}; {hint}") from error
+            told = str(error)
+            if hint in told:  # it has been filed where it was found
+                raise error
+            raise DataError(f"{told if told.startswith(ident) else f'{ident}: {told}'}; {hint}") from error
         with self._lock:
             if ident not in self.found:
                 self.found[ident] = str(error)

@@ -27,7 +27,8 @@ def folder_problem(out: pathlib.Path, config: TrainConfig, model: ModelConfig, *
     settings, model_settings = out / SETTINGS_FILE, out / MODEL_SETTINGS_FILE
     if not resume:
         if settings.exists():
-            return f"{out} holds a run already: resume it (--resume) or choose another 'out'"
+            unsaved = "" if (out / "checkpoints").exists() else ", or delete the folder: that run has saved nothing yet"
+            return f"{out} holds a run already: resume it (--resume) or choose another 'out'{unsaved}"
         return None
     if not settings.exists():
         return f"{out} holds no run to resume"

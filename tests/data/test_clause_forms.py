@@ -25,6 +25,8 @@ def test_phrases() -> None:
     assert said(said=(RED,)) == {"the red car"}
     assert said(said=(LEFT, RED)) == {"the red car on the left"}
     assert said(said=(NEAR,)) == {"the car next to the bus"}
+    rides = Clause("on", "on elephant", frozenset({1}), frozenset(), posts=("on {am}",), landmark="elephant")
+    assert said("person", said=(rides,)) == {"the person on an elephant"}
 
 
 def test_denials() -> None:
@@ -42,6 +44,9 @@ def test_numbers_and_exceptions() -> None:
         "all the cars except the red one", "every car but the red one", "the cars other than the red one",
         "all the cars apart from the red one",
     }  # fmt: skip
+    load = Clause("bearing", "cup on it", frozenset({1}), frozenset({2}), posts=("with a cup on it",), verb="has")
+    assert "all the cars except the one with a cup on it" in said(denied=(load,), plural=True, excepted=True)
+    assert said(said=(load,), plural=True) == {"the cars with a cup on them"}
     assert number(3) == "three"
     assert number(11) == "11"
 

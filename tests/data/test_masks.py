@@ -80,6 +80,7 @@ def test_run_lengths_round_trip(mask: np.ndarray) -> None:
         ({"size": 8, "counts": [80]}, "damaged run lengths"),
         ([[1, 2, "x", 4, 5, 6]], "polygons cannot be drawn"),
         ([[1, 2, 3, 4, 5, float("nan")]], "no finite"),
+        ([[1, 2, 3, 4, 5, 6, 7]], "a polygon has 7 numbers; x and y come in pairs"),
         ("mask.png", "not str"),
         (None, "not NoneType"),
     ],

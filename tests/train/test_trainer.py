@@ -19,6 +19,7 @@ from mllmseg.models.build import build_model
 from mllmseg.models.checkpoint import load_checkpoint, trained_state
 from mllmseg.train.cache import CacheEntry, FillReport
 from mllmseg.train.pointing import Recording
+from mllmseg.train.run_folder import folder_problem
 from mllmseg.train.stage_module import prepare_precision
 from mllmseg.train.stages import Align, Stage
 from mllmseg.train.trainer import Trainer, fill_cache
@@ -192,6 +193,14 @@ def test_align_trains_projector_and_lexicon_and_instruct_the_rest(run_settings: 
 def test_a_folder_with_a_run_is_not_continued_unless_asked(finished: Trainer) -> None:
     with pytest.raises(ConfigError, match=r"holds a run already: resume it \(--resume\) or choose another 'out'"):
         Trainer(finished.config)
+
+
+def test_a_folder_whose_run_saved_nothing_may_be_deleted(run_settings: Settings, tmp_path: Path) -> None:
+    config, model = run_settings(tmp_path), ModelConfig()
+    (tmp_path / "train.yaml").touch()
+    assert "or delete the folder" in str(folder_problem(tmp_path, config, model, resume=False))
+    (tmp_path / "checkpoints").mkdir()
+    assert "or delete the folder" not in str(folder_problem(tmp_path, config, model, resume=False))
 
 
 def test_resuming_needs_a_run(run_settings: Settings, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ and an annotation has `mask` (who drew it; null where only the box is known and 
 from __future__ import annotations
 
 import json
+import math
 import os
 import pathlib
 from collections.abc import Iterator
@@ -145,12 +146,18 @@ class CocoMini:
                 names[int(entry["id"])] = str(entry["name"])
                 self.categories[str(entry["name"])] = bool(entry["isthing"])
         instances: dict[int, list[Instance]] = {}
+        taken: set[int] = set()
         for entry in _records(path, content, "annotations"):
             with _context(path, "annotation", entry):
+                if int(entry["id"]) in taken:
+                    raise ValueError("this id is used twice")
+                taken.add(int(entry["id"]))
                 instances.setdefault(int(entry["image_id"]), []).append(_parse_instance(entry, names))
         self.photos: dict[int, Photo] = {}
         for entry in _records(path, content, "images"):
             with _context(path, "image", entry):
+                if int(entry["id"]) in self.photos:
+                    raise ValueError("this id is used twice")
                 self.photos[int(entry["id"])] = self._parse_photo(entry, instances.pop(int(entry["id"]), []))
         if instances:
             raise DataError(f"{path}: annotations for images it does not list: {sorted(instances)[:5]}")
@@ -161,6 +168,8 @@ class CocoMini:
         return tuple(expression for expression in self.expressions if expression.image_id == image_id)
 
     def _parse_photo(self, entry: dict[str, Any], instances: list[Instance]) -> Photo:
+        if not isinstance(entry["file_name"], str):
+            raise ValueError(f"file_name is {entry['file_name']!r}, not the name of a file in images/")
         scope_name = str(entry["label_scope"])
         return Photo(
             id=int(entry["id"]),
@@ -253,6 +262,9 @@ def _parse_instance(entry: dict[str, Any], names: dict[int, str]) -> Instance:
         raise ValueError(f"mask '{source}' is none of human, class-in-box, class, null")
     if (source is None) != (not entry["segmentation"]):
         raise ValueError(f"mask is {source!r} but segmentation is {'empty' if source else 'not empty'}")
+    polygons = entry["segmentation"] if isinstance(entry["segmentation"], list) else []
+    if odd := [len(polygon) for polygon in polygons if len(polygon) >= 6 and len(polygon) % 2]:
+        raise ValueError(f"a polygon has {odd[0]} numbers; x and y come in pairs")
     box = _parse_box(entry["bbox"])
     return Instance(
         id=int(entry["id"]),
@@ -267,6 +279,8 @@ def _parse_instance(entry: dict[str, Any], names: dict[int, str]) -> Instance:
 
 def _parse_expression(entry: dict[str, Any]) -> Expression:
     ann_ids, box = entry["ann_ids"], entry.get("box")
+    if not isinstance(entry["text"], str) or not entry["text"].strip():
+        raise ValueError(f"text is {entry['text']!r}, no sentence")
     if ann_ids is None and box is None:
         raise ValueError("neither ann_ids nor box says what is meant")
     return Expression(
@@ -281,7 +295,7 @@ def _parse_expression(entry: dict[str, Any]) -> Expression:
 
 
 def _parse_box(values: list[float]) -> Box:
-    if len(values) != 4 or values[2] < 0 or values[3] < 0:
+    if len(values) != 4 or not all(map(math.isfinite, values)) or values[2] < 0 or values[3] < 0:
         raise ValueError(f"box {values} is not (x, y, width, height)")
     return float(values[0]), float(values[1]), float(values[2]), float(values[3])
 

@@ -185,3 +185,13 @@ def test_files_that_are_none(tmp_path: Path, open_: Open) -> None:
 
 def test_at_most_so_many_photos(own: Path, open_: Open) -> None:
     assert len(open_(f"jsonl:{own}", photos=1).images) == 1
+
+
+def test_a_bad_sample_is_named_once() -> None:
+    bad = BadSamples(skip=False)
+    with pytest.raises(DataError) as first:
+        bad.add("own.jsonl: line 1", DataError("own.jsonl: line 1: mask of size 3"))
+    with pytest.raises(DataError) as again:
+        bad.add("own.jsonl: line 1", first.value)
+    assert str(again.value) == str(first.value)
+    assert str(first.value).count("line 1") == str(first.value).count("on_bad_sample") == 1
