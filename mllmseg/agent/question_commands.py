@@ -32,6 +32,8 @@ _COLOUR = rf"(?P<colour>{'|'.join(sorted(COLOUR_WORDS))})"
 )
 def question_colour(builder: Builder, match: Match) -> str:
     """Whether something has a colour: that the pixels know."""
+    if re.search(r"(?:\b(?:and|or)|,)$", match["what"]):  # "white and orange": one colour does not answer that
+        return ""
     if not builder.focus and re.fullmatch(PRONOUN, match["what"], re.IGNORECASE):
         return builder.say(NOTHING_MEANT)
     builder.text = match["colour"].lower()
@@ -175,7 +177,8 @@ def distance(builder: Builder, match: Match) -> str:
 
 
 @QUESTIONS.on(
-    r"(?:(?:is|are) there (?:no|not an?|not any)|(?:isn't|aren't) there (?:an?|any|some)) (?P<what>.+)",
+    r"(?:(?:is|are) there (?:no|not an?|not any)|(?:isn't|aren't) there (?:an?|any|some))"
+    r"(?: more| other)? (?P<what>.+)",
 )
 def exists_not(builder: Builder, match: Match) -> str:
     """Whether there is nothing of a kind: neither "yes" nor "no" would be clear, so it is shown."""

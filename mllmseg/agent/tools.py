@@ -185,7 +185,7 @@ def measure(session: Session, asked: MeasureArguments) -> tuple[Session, Measure
         share=round(area / record.mask.size, 6),
         box=regions.bounding_box(record.mask),
         place=regions.place(record.mask),
-        colour=regions.colour_name(np.array(session.picture.image), record.mask),
+        colour=regions.colour_name(np.array(session.canvas), record.mask),  # as it is seen: edits count
         parts=tuple(int(part.sum()) for part in regions.parts(record.mask)),
         distance=distance,
     )

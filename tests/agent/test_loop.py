@@ -76,6 +76,8 @@ def test_what_is_shown(agent, session, region, messages, things):
         (["is there a car and a cat?"], [0], "Here is “a car”, 4.4% of the picture, right. I see no cat here."),
         (["is the car red?"], [0], "No, most of “the car” is blue, not red."),
         (["the car", "is it blue?"], [0], "Yes, most of “the car” is blue."),
+        (["make the car green", "is it green?"], [0], "Yes, most of “the car” is green."),
+        (["are there no more cars?"], [0], "Here are “the cars”"),
         (["is it blue?"], [], "I do not know yet what you mean by that"),
         (["are there more than three dogs?"], [1, 2], "I count 2 for “the dogs”"),
         (["are there fewer dogs than balls?"], [1, 2, 3], "I count 2 for “the dogs” and 1 for “the balls”"),

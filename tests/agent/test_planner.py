@@ -211,6 +211,11 @@ def test_follow_ups_on_several(message: str, plan: str) -> None:
     assert str(make_plan(message, TWO)) == plan
 
 
+def test_one_colour_does_not_answer_for_two() -> None:
+    assert make_plan("is the dog black?").intent == "colour"
+    assert make_plan("is the dog black and white?").intent == "talk"
+
+
 def test_it_is_looked_for_again_where_it_was_not_found() -> None:
     plan = make_plan("how big is it?", Context(topic="a dog"))
     assert str(plan) == "measure: segment(the dog); measure($1) -> $1"
