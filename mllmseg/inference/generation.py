@@ -107,6 +107,7 @@ class DecisionProcessor:
         threshold: float,
         decide: bool,
         stops: Sequence[int],
+        known: float | None = None,
     ) -> None:
         self.model = model
         self.regions = regions
@@ -116,6 +117,7 @@ class DecisionProcessor:
         self.threshold = threshold
         self.decide = decide  # whether the answer has to open with a decision
         self.stops = tuple(stops)  # tokens that end an answer: an empty one would tell nothing, so it is decided
+        self.known = known  # P(the target exists) where it is not to be read from this conversation
         self.probabilities: list[float] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -129,7 +131,7 @@ class DecisionProcessor:
         opens = not said and (self.decide or top in self.stops)
         if rej in said or not (top in (seg, rej) or opens):
             return scores
-        probability = self._probability(input_ids[0])
+        probability = self._probability(input_ids[0]) if self.known is None else self.known
         exists = probability >= self.threshold
         if exists or seg not in said:
             self.probabilities.append(probability)
@@ -155,6 +157,7 @@ def generate(
     threshold: float,
     decide: bool,
     max_new_tokens: int,
+    known: float | None = None,
 ) -> Generated:
     """Writes an answer, greedily.
 
@@ -167,6 +170,7 @@ def generate(
         threshold: [SEG] where P(the target exists) reaches it.
         decide: whether the answer must open with [SEG] or [REJ].
         max_new_tokens: where to stop at the latest.
+        known: P(the target exists), where it is not to be read from this conversation.
     """
     mllm, language_model = model.mllm, model.mllm.causal_lm
     tape, greedy = HiddenTape(), _greedy(model)
@@ -179,6 +183,7 @@ def generate(
         threshold=threshold,
         decide=decide,
         stops=greedy["eos_token_id"],
+        known=known,
     )
     with tape.recording(mllm.decoder):
         output = language_model.generate(

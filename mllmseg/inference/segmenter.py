@@ -232,7 +232,8 @@ class Segmenter:
             threshold: instead of the segmenter's own.
 
         Returns:
-            The answer to the last question. `score` is 0 where the answer points at nothing and rejects nothing.
+            The answer to the last question, decided by that question alone. `score` is 0 where the answer points at
+            nothing and rejects nothing.
 
         Raises:
             DataError: no image is set, threshold or length make no sense, or the messages are malformed, too long,
@@ -250,6 +251,7 @@ class Segmenter:
         self._check_length(question, len(text.input_ids) + max_new_tokens)
         with self._computing():
             with clock.stage("language_model"):
+                known = self._alone(scene, question) if len(turns) > 1 else None
                 generated = generate(
                     self.model,
                     text.input_ids,
@@ -259,6 +261,7 @@ class Segmenter:
                     threshold=threshold,
                     decide=is_referring(question),
                     max_new_tokens=max_new_tokens,
+                    known=known,
                 )
                 head = self.model.head(generated.seg_hidden_states, generated.words, scene.regions)
                 head = choose_superpixels(scene, head)
@@ -294,6 +297,14 @@ class Segmenter:
             num_visual_tokens=len(scene.tokens.tokens),
             timings=timings,
         )
+
+    def _alone(self, scene: Scene, question: str) -> float:
+        """P(the target exists) of a question without what was said before it.
+
+        That is what was calibrated: after an earlier rejection nearly everything would be found.
+        """
+        packs = pack_queries(self.encoder, scene, [question], self._check_length)
+        return float(score_queries(self.model, self.encoder, scene, packs[0])[1][0])
 
     def _checked(self, threshold: float | None) -> float:
         threshold = self.threshold if threshold is None else threshold

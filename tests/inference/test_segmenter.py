@@ -374,6 +374,17 @@ def test_words_follow_the_decision_whatever_earlier_answers_said(segmenter: Segm
         assert denies(found.answer, "the cup") is not exists
 
 
+def test_what_was_said_before_does_not_decide(segmenter: Segmenter) -> None:
+    before = [
+        {"role": "user", "content": "the elephant"},
+        {"role": "assistant", "content": "I see no elephant here.", "exists": False},
+    ]
+    for question in ("the cup", "the elephant", "find a dog"):  # such a question has to be decided
+        alone = segmenter.segment(question)
+        followed = segmenter.chat([*before, {"role": "user", "content": question}])
+        assert followed.score == pytest.approx(alone.score, abs=1e-3)
+
+
 def test_a_threshold_is_a_number(segmenter: Segmenter) -> None:
     threshold = float("nan")
     with pytest.raises(DataError, match="the threshold is"):
