@@ -232,8 +232,8 @@ class Segmenter:
             threshold: instead of the segmenter's own.
 
         Returns:
-            The answer to the last question, decided by that question alone. `score` is 0 where the answer points at
-            nothing and rejects nothing.
+            The answer to the last question. After others, decision and its one mask are those of that question alone.
+            `score` is 0 where the answer points at nothing and rejects nothing.
 
         Raises:
             DataError: no image is set, threshold or length make no sense, or the messages are malformed, too long,
@@ -251,7 +251,7 @@ class Segmenter:
         self._check_length(question, len(text.input_ids) + max_new_tokens)
         with self._computing():
             with clock.stage("language_model"):
-                known = self._alone(scene, question) if len(turns) > 1 else None
+                alone, known = self._alone(scene, question) if len(turns) > 1 else (None, None)
                 generated = generate(
                     self.model,
                     text.input_ids,
@@ -263,8 +263,12 @@ class Segmenter:
                     max_new_tokens=max_new_tokens,
                     known=known,
                 )
-                head = self.model.head(generated.seg_hidden_states, generated.words, scene.regions)
-                head = choose_superpixels(scene, head)
+                if alone is None:
+                    head = self.model.head(generated.seg_hidden_states, generated.words, scene.regions)
+                    head = choose_superpixels(scene, head)
+                else:
+                    found = min(1, len(generated.seg_hidden_states))
+                    head = alone.select(torch.arange(found, device=self.device))
             masks, mask_scores = decode_masks(self.model, self._decoder, scene, head, clock)
         answer = generated.text
         if generated.decided:
@@ -298,13 +302,15 @@ class Segmenter:
             timings=timings,
         )
 
-    def _alone(self, scene: Scene, question: str) -> float:
-        """P(the target exists) of a question without what was said before it.
+    def _alone(self, scene: Scene, question: str) -> tuple[HeadOutput, float]:
+        """What a question points at and P(that exists), without what was said before it.
 
-        That is what was calibrated: after an earlier rejection nearly everything would be found.
+        That is what was trained and calibrated: after an earlier rejection nearly everything would be found,
+        and somewhere else.
         """
         packs = pack_queries(self.encoder, scene, [question], self._check_length)
-        return float(score_queries(self.model, self.encoder, scene, packs[0])[1][0])
+        head, scores = score_queries(self.model, self.encoder, scene, packs[0])
+        return head, float(scores[0])
 
     def _checked(self, threshold: float | None) -> float:
         threshold = self.threshold if threshold is None else threshold

@@ -290,8 +290,11 @@ def test_every_seg_gets_a_mask_from_its_own_hidden_state(
         {"role": "assistant", "content": "There is none.", "exists": False},
         user("the saucer and the spoon"),
     ]
+    first = segmenter.chat(messages[-1:], max_new_tokens=len(script))
+    assert first.masks.shape[0] == 2
+    seen.clear()
     found = segmenter.chat(messages, max_new_tokens=len(script))
-    assert found.masks.shape[0] == 2
+    assert found.masks.shape[0] == 1  # after others, that of the question alone
     assert found.answer == "the saucer and"
     turns = [Turn("the cup", "[REJ] There is none."), Turn("the saucer and the spoon", "[SEG] the saucer and[SEG]")]
     text = segmenter.encoder.encode([turns], found.num_visual_tokens)
@@ -382,6 +385,7 @@ def test_what_was_said_before_does_not_decide(segmenter: Segmenter) -> None:
     for question in ("the cup", "the elephant", "find a dog"):  # such a question has to be decided
         alone = segmenter.segment(question)
         followed = segmenter.chat([*before, {"role": "user", "content": question}])
+        assert torch.equal(followed.union, alone.union)
         assert followed.score == pytest.approx(alone.score, abs=1e-3)
 
 
