@@ -71,11 +71,12 @@ def _where(builder: Builder, query: str) -> str:
 def one_of_these(builder: Builder, match: Match) -> str:
     """One of several that were found before."""
     several = len(builder.focus) > 1 or parse_phrase(builder.topic).plural
-    told = end_of(parse_phrase(f"the {match['side']} one"))
+    one = f"the {match['side']} one"
+    told = end_of(parse_phrase(one))
     if not builder.focus or not several or told is None:
         return ""
     # Of a laptop and a keyboard, which of them is the left one only the masks tell.
-    query = builder.spelled_out(match[0]) if builder.context.alike else f"the {match['side']} one"
+    query = builder.spelled_out(match[0]) if builder.context.alike else one
     builder.show[:] = [builder.add("pick", mask=builder.one(builder.focus), end=told[0], query=query)]
     builder.topic = query
     return "show"
@@ -88,11 +89,7 @@ def one_of_these(builder: Builder, match: Match) -> str:
 )
 def others(builder: Builder, _: Match) -> str:
     """Of the same kind, but not those found."""
-    noun = parse_phrase(builder.topic).noun
-    if not builder.focus or not noun:
-        return builder.say(NOTHING_MEANT)
-    builder.show.append(builder.others(noun))
-    return "others"
+    return builder.show_others()
 
 
 @RULES.on(r"(?:the |my |its )?other (?P<what>.+)")

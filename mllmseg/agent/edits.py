@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from mllmseg.agent.regions import COLOURS, Mask, Pixels
+from mllmseg.agent.regions import COLOURS, Mask, Pixels, colour_key
 from mllmseg.errors import AlignmentError, DataError
 from mllmseg.registry import did_you_mean
 
@@ -76,7 +76,7 @@ def parse_colour(colour: str | None) -> tuple[int, int, int]:
     """
     if colour is None:
         raise DataError("which colour? name one, such as 'blue' or '#3060c0'")
-    name = colour.strip().lower().replace("gray", "grey")
+    name = colour_key(colour.strip())
     if name in COLOURS:
         return COLOURS[name]
     digits = name.removeprefix("#")

@@ -18,6 +18,7 @@ from mllmseg.agent.phrases import (
     relaxations,
     singular,
 )
+from mllmseg.agent.regions import colour_key
 from mllmseg.agent.schemas import Found, Measurement, Result, Verdict
 from mllmseg.agent.tools import Call
 from mllmseg.data.words import is_mass, with_article
@@ -173,7 +174,7 @@ def _sentence(phrase: Phrase, relaxed: Relaxed, measured: Measurement) -> str:
             return f"{there}, but none {part.text}: {it} {verb} {place}."
         return f"{there}, but none {part.text}."
     if part.lower() in COLOUR_WORDS:
-        if measured.colour and measured.colour != part.lower().replace("gray", "grey"):
+        if measured.colour and measured.colour != colour_key(part):
             return f"{there}, but {it} {verb} {measured.colour}, not {part}."
         if measured.colour:  # the model would not find it so, the pixels say it is
             return f"I am not sure of “{phrase.text}”: {there[0].lower()}{there[1:]}, and most of it is {part}."

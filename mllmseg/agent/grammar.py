@@ -192,6 +192,14 @@ class Builder:
         """A mask of all of a kind but those that are meant already."""
         return self.combine("difference", [self.add("segment", query=f"the {plural(noun)}"), *self.context.focus])
 
+    def show_others(self) -> str:
+        """Shows all of the kind last asked for but those that are meant already; returns the intent."""
+        noun = parse_phrase(self.topic).noun
+        if not self.focus or not noun:
+            return self.say(NOTHING_MEANT)
+        self.show.append(self.others(noun))
+        return "others"
+
     def show_target(self, text: str) -> list[str]:
         """Masks of a target, which are to be shown."""
         found = self.target(text)

@@ -79,7 +79,7 @@ def judge(session: Session, record: MaskRecord, query: str, *, closely: bool) ->
 
 def _is_off_colour(pixels: Pixels, mask: Mask, phrase: Phrase) -> bool:
     """Whether hardly anything of a mask has a colour that the phrase names."""
-    named = {word.lower().replace("gray", "grey") for word in phrase.adjectives} & regions.COLOURS.keys()
+    named = {regions.colour_key(word) for word in phrase.adjectives} & regions.COLOURS.keys()
     return any(regions.colour_share(pixels, mask, colour) < OFF_COLOUR for colour in named)
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mllmseg.agent.regions import COLOURS, End, Side
+from mllmseg.agent.regions import COLOURS, End, Side, colour_key
 from mllmseg.data import words
 
 
@@ -251,7 +251,7 @@ def contrasts(phrase: Phrase, colours: Sequence[str] = tuple(COLOURS)) -> list[s
     for word in re.findall(r"\w+", phrase.text):
         lower = word.lower()
         if lower in COLOUR_WORDS and lower in " ".join(phrase.adjectives).lower():
-            others = [name for name in colours if name != lower.replace("gray", "grey")]
+            others = [name for name in colours if name != colour_key(lower)]
         elif lower in OPPOSITES:
             others = [OPPOSITES[lower]]
         else:

@@ -191,11 +191,7 @@ def exists_not(builder: Builder, match: Match) -> str:
 )
 def exists_other(builder: Builder, _: Match) -> str:
     """Whether there is another of the kind."""
-    noun = parse_phrase(builder.topic).noun
-    if not builder.focus or not noun:
-        return builder.say(NOTHING_MEANT)
-    builder.show.append(builder.others(noun))
-    return "others"
+    return builder.show_others()
 
 
 @QUESTIONS.on(

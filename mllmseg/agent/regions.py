@@ -181,6 +181,11 @@ def place(mask: Mask) -> str:
     return f"{row} {column}".strip()
 
 
+def colour_key(word: str) -> str:
+    """A colour's name as `COLOURS` spells it."""
+    return word.lower().replace("gray", "grey")
+
+
 def colour_name(pixels: Pixels, mask: Mask) -> str:
     """What most of a region's pixels would be called by a person, one of `COLOURS`; "" for an empty mask."""
     names = _names(pixels, mask)

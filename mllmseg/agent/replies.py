@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mllmseg.agent.judge import ELSEWHERE
 from mllmseg.agent.phrases import is_plural, parse_phrase
+from mllmseg.agent.regions import colour_key
 from mllmseg.agent.schemas import EditResult, Found, Measurement, Place, Result, Spoken, Verdict
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def _judged(item: Verdict) -> str:
 
 def coloured(asked: str, measured: Sequence[Measurement]) -> str:
     """Whether things have a colour, by the one that most of their pixels have."""
-    asked = asked.replace("gray", "grey")
+    asked = colour_key(asked)
     said = [
         f"Yes, most of {_name(item.phrase)} is {asked}."
         if item.colour == asked
