@@ -140,6 +140,10 @@ class TrainingSource(Protocol):
         """
 
 
+class _FiledError(DataError):
+    """Bad data that was named where it was found: whoever reads the image around it has nothing to add."""
+
+
 class BadSamples:
     """What is wrong with the data: an error at once, or a list for the end. Threads may share it."""
 
@@ -151,11 +155,11 @@ class BadSamples:
     def add(self, ident: str, error: DataError) -> None:
         """Files a bad image or label. Raises it, named, where bad ones are not to be skipped."""
         if not self.skip:
+            if isinstance(error, _FiledError):
+                raise error
             hint = "repair or remove it, or leave such ones out with data.on_bad_sample=skip"
             told = str(error)
-            if hint in told:  # it has been filed where it was found
-                raise error
-            raise DataError(f"{told if told.startswith(ident) else f'{ident}: {told}'}; {hint}") from error
+            raise _FiledError(f"{told if told.startswith(ident) else f'{ident}: {told}'}; {hint}") from error
         with self._lock:
             if ident not in self.found:
                 self.found[ident] = str(error)
